@@ -1,0 +1,41 @@
+# Two commands on a fresh machine with Python, pip and make: `make demo` and `make test`.
+# Each builds .venv by itself, once, from the pins in constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_CONSTRAINT := $(abspath constraints.txt)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check lint format clean
+
+demo: .venv/.runtime
+	$(BIN)/eclipse demo --out demo-output
+
+test: .venv/.dev lint
+	$(BIN)/pytest
+
+check: .venv/.dev lint
+	$(BIN)/pytest -m "not slow"
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# --no-compile: modules are compiled when they are first imported, and most never are.
+.venv/.runtime: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --no-compile --editable .
+	touch $@
+
+.venv/.dev: .venv/.runtime
+	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo-output .mypy_cache .ruff_cache .pytest_cache

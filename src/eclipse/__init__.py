@@ -1,0 +1,50 @@
+"""ECLIPSE: purify image training sets that may be poisoned (Wang et al., ESORICS 2024).
+
+Public names are imported when they are first used, so that ``import eclipse`` does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eclipse.compensate import Compensate as Compensate
+    from eclipse.data.imageset import ImageSet as ImageSet
+    from eclipse.data.sources import open_source as open_source
+    from eclipse.diffusion.checkpoint import load_denoiser as load_denoiser
+    from eclipse.diffusion.checkpoint import save_denoiser as save_denoiser
+    from eclipse.diffusion.denoiser import Denoiser as Denoiser
+    from eclipse.diffusion.schedule import NoiseSchedule as NoiseSchedule
+    from eclipse.diffusion.sparse import train_denoiser as train_denoiser
+    from eclipse.errors import EclipseError as EclipseError
+    from eclipse.purifier import Purifier as Purifier
+    from eclipse.purify import purify as purify
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Compensate": "eclipse.compensate",
+    "Denoiser": "eclipse.diffusion.denoiser",
+    "EclipseError": "eclipse.errors",
+    "ImageSet": "eclipse.data.imageset",
+    "NoiseSchedule": "eclipse.diffusion.schedule",
+    "Purifier": "eclipse.purifier",
+    "load_denoiser": "eclipse.diffusion.checkpoint",
+    "open_source": "eclipse.data.sources",
+    "purify": "eclipse.purify",
+    "save_denoiser": "eclipse.diffusion.checkpoint",
+    "train_denoiser": "eclipse.diffusion.sparse",
+}
+
+__all__ = [*sorted(_HOMES), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value  # over the submodule of the same name, which importing it has bound here
+        return value
+    raise AttributeError(f"module 'eclipse' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,57 @@
+"""The command line: one file a command; mistakes of the user end in one sentence and exit code 2."""
+
+import errno
+import sys
+
+import typer
+
+from eclipse.cli import demo, denoiser, doctor, purify
+from eclipse.errors import EclipseError
+
+app = typer.Typer(
+    name="eclipse",
+    help="Purify image training sets that may carry invisible poisons ('unlearnable examples').\n\n"
+    "Start with: eclipse purify IMAGES --trusted CLEAN --out PURIFIED",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("purify", help=purify.HELP)(purify.purify)
+app.add_typer(denoiser.app, name="denoiser")
+app.command("demo", help=demo.HELP)(demo.demo)
+app.command("doctor", help=doctor.HELP)(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the package."""
+    try:
+        app()
+    except EclipseError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(_os_sentence(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+
+
+def fail(message: str) -> None:
+    """Say what is wrong in one sentence and leave with code 2."""
+    print(f"eclipse: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again, it goes on where it was",
+    errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
+    errno.EROFS: "the target is read-only: choose another output",
+    errno.EACCES: "permission denied: choose a place that you may read and write",
+    errno.EPERM: "not permitted: choose a place that you may read and write",
+    errno.ENOENT: "it has vanished: put it back and run the same command again, it goes on where it was",
+}
+
+
+def _os_sentence(error: OSError) -> str:
+    what = f"{error.filename}: " if error.filename else ""
+    return what + _REMEDIES.get(error.errno or 0, str(error.strerror or error))

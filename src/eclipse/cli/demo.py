@@ -1,0 +1,43 @@
+"""``eclipse demo``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HELP = """Show the whole story: poison a data set, train on it, purify it, train again.
+
+Without --data it draws the handwritten digits of scikit-learn on its photographs; nothing is downloaded. Every number
+that it prints is measured in this run.
+"""
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for data sets, picture and numbers")] = Path("demo-output"),
+    data: Annotated[str | None, typer.Option(help="your own labelled data set, images of one size")] = None,
+    attack: Annotated[str, typer.Option(help="lsp, urp or ar")] = "lsp",
+    seed: Annotated[int, typer.Option(help="decides split, poison, victim and purification")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Run the demo."""
+    from eclipse import demo as story
+    from eclipse.attacks import make_attack
+    from eclipse.cli.show import Show
+    from eclipse.data.sources import load_imageset, open_source
+
+    make_attack(attack)
+    parts = story.digits(seed) if data is None else story.split(load_imageset(open_source(data), "the demo"), seed)
+    setting = story.DIGITS if data is None else story.OWN_DATA
+    with Show() as show:
+        told = story.tell(
+            parts,
+            out,
+            setting,
+            attack=attack,
+            seed=seed,
+            device=device,
+            say=lambda line: print(line, flush=True),
+            on_step=show.training,
+            on_progress=show.purifying,
+        )
+    print(f"picture: {told.picture}; numbers: {out / 'demo.json'}")

@@ -1,0 +1,86 @@
+"""``eclipse purify``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HELP = """Purify a suspicious data set with the help of a few trusted images.
+
+    eclipse purify IMAGES --trusted CLEAN --out PURIFIED
+
+IMAGES and CLEAN are data sets in any form: a folder of images, a Parquet file or folder, an Arrow data set saved by
+`datasets`, WebDataset shards (`shards-{000..004}.tar`), an .npz (images, labels), the CIFAR-10/100 Python batches, the
+authors' pickle, or `hf:NAME` for the Hub; each may carry a slice: `train.parquet[:10000]`.
+
+CLEAN is used to train a denoiser (no labels needed; 2% to 5% of the size of IMAGES is right), which is kept in
+PURIFIED.denoiser. PURIFIED has the layout, order, names and labels of IMAGES. What was done is in PURIFIED.run.json.
+An interrupted run goes on when the same command is given again.
+
+Then train on PURIFIED with `eclipse.Compensate(p, sigma)` among your training transforms (or purify with
+--compensate once): grayscale and noise remove what purification leaves of low-frequency poisons.
+"""
+
+
+def purify(
+    images: Annotated[str, typer.Argument(help="the data set to purify", metavar="IMAGES")],
+    out: Annotated[Path, typer.Option(help="where the purified copy goes; must not exist")],
+    trusted: Annotated[str | None, typer.Option(help="trusted clean images to train a denoiser on")] = None,
+    denoiser: Annotated[
+        Path | None, typer.Option(help="a denoiser from 'eclipse denoiser', instead of --trusted")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="fast (any size, minutes on a CPU) or paper (32x32, days on a GPU)")
+    ] = "fast",
+    sigma: Annotated[
+        float | None, typer.Option(help="noise level in 8-bit levels (paper: 6.4)", show_default="the preset's")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="network evaluations an image", show_default="the preset's")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="one-step, ancestral, ancestral-posterior or ddim", show_default="the preset's"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="decides the noise and the denoiser's training")] = 0,
+    format: Annotated[
+        str | None, typer.Option(help="folder, parquet, npz or webdataset", show_default="as the input")
+    ] = None,
+    compensate: Annotated[
+        str, typer.Option(help="online: left to training time; once: grayscale and noise written into the images")
+    ] = "online",
+    p: Annotated[float | None, typer.Option(help="probability of grayscale", show_default="the preset's")] = None,
+    noise: Annotated[
+        float | None, typer.Option(help="compensation noise on the [0, 1] scale", show_default="the preset's")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="training steps of the denoiser", show_default="the preset's")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="time budget for training the denoiser")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave unreadable images out and list them")] = False,
+    batch: Annotated[int, typer.Option(help="images read at a time; does not change the result")] = 256,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    image_column: Annotated[
+        str | None, typer.Option(help="the column with the images, where it cannot be told")
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="the column with the labels")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and print the settings, then stop")] = False,
+) -> None:
+    """Purify a data set."""
+    options = dict(locals())
+    from eclipse import pipeline
+    from eclipse.cli.show import Show, facts
+
+    request = pipeline.Request(
+        **{name: value for name, value in options.items() if name in pipeline.Request.__dataclass_fields__}
+    )
+    plan = pipeline.plan(request)
+    if plan.finished:
+        print(f"{out} is complete already, with the same settings")
+        return
+    facts("settings", plan.describe())
+    for note in plan.notes():
+        print(f"note: {note}")
+    if dry_run:
+        return
+    with Show() as show:
+        outcome = pipeline.run(plan, on_step=show.training, on_progress=show.purifying)
+    facts("done", pipeline.closing(plan, outcome))

@@ -1,0 +1,157 @@
+"""The columns of a table: which hold images and labels, and how a new image takes the place of an old one."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eclipse.errors import EclipseError, unknown
+
+_IMAGE_NAMES = ("image", "img", "picture", "jpg", "png")
+_LABEL_NAMES = ("label", "labels", "fine_label")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that hold images and labels, where the user names them."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+def _holds_encoded(kind: Any) -> bool:
+    """Whether a type is the struct of bytes and path in which ``datasets`` keeps images."""
+    return (
+        bool(pa.types.is_struct(kind)) and kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
+    )
+
+
+def _is_binary(kind: Any) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a column holds strings, plain or dictionary-encoded."""
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(value) or pa.types.is_large_string(value))
+
+
+def is_scalar(kind: Any) -> bool:
+    """Whether a column fits a NumPy array of numbers, truth values or strings."""
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return bool(number or is_text(kind))
+
+
+def is_json(kind: Any) -> bool:
+    """Whether a column fits JSON."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return is_json(kind.value_type)
+    if pa.types.is_struct(kind):
+        return all(is_json(kind.field(i).type) for i in range(kind.num_fields))
+    return is_scalar(kind) or bool(pa.types.is_null(kind))
+
+
+def find_image_column(schema: Any, wanted: str | None, path: Path) -> str:
+    """Name the column with the images: the one asked for, else the one of the right type, else one of a usual name."""
+    if len(set(schema.names)) < len(schema.names):
+        raise EclipseError(
+            f"{path} has two columns of the same name ({', '.join(schema.names)}); expected different names"
+        )
+    structs = [field.name for field in schema if _holds_encoded(field.type)]
+    binaries = [field.name for field in schema if _is_binary(field.type)]
+    if wanted is not None:
+        _require_column(schema, wanted, structs + binaries, "encoded images", path)
+        return wanted
+    candidates = structs or binaries
+    preferred = [name for name in _IMAGE_NAMES if name in candidates]
+    if len(candidates) == 1 or preferred:
+        return preferred[0] if preferred else candidates[0]
+    listed = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
+    if candidates:
+        raise EclipseError(
+            f"{path} has the image columns {', '.join(candidates)}; expected one: name it by the image column option"
+        )
+    raise EclipseError(
+        f"{path} has no image column; expected one of binary or struct<bytes, path> type among its columns: {listed}"
+    )
+
+
+def find_label_column(schema: Any, wanted: str | None, path: Path) -> str | None:
+    """Name the column with the classes: the one asked for, else one of a usual name, else None."""
+    usable = [f.name for f in schema if pa.types.is_integer(f.type) or is_text(f.type)]
+    if wanted is not None:
+        _require_column(schema, wanted, usable, "integers or strings", path)
+        return wanted
+    return next((name for name in _LABEL_NAMES if name in usable), None)
+
+
+def _require_column(schema: Any, wanted: str, usable: Sequence[str], content: str, path: Path) -> None:
+    if wanted not in schema.names:
+        raise unknown(f"column of {path.name}", wanted, schema.names)
+    if wanted not in usable:
+        raise EclipseError(f"column {wanted!r} of {path} is {schema.field(wanted).type}; expected {content}")
+
+
+def named_classes(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[str, ...] | None:
+    """Class names as ``datasets`` keeps them in the metadata of a schema."""
+    try:
+        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
+    except (KeyError, ValueError, TypeError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def encoded_images(column: Any) -> Iterator[tuple[bytes | None, str | None]]:
+    """Yield the bytes and the path of each image of a column; either may be missing."""
+    if not pa.types.is_struct(column.type):
+        yield from ((data.as_py(), None) for data in column)
+        return
+    has_path = column.type.get_field_index("path") >= 0
+    paths = pc.struct_field(column, "path").to_pylist() if has_path else repeat(None)
+    for data, path in zip(pc.struct_field(column, "bytes"), paths, strict=False):
+        yield data.as_py(), path
+
+
+def with_bytes(column: Any, pngs: Sequence[bytes]) -> Any:
+    """The same column with other images, and paths that end in .png."""
+    if not pa.types.is_struct(column.type):
+        return pa.array(pngs, column.type)
+    fields = [column.type.field(i) for i in range(column.type.num_fields)]
+    parts = {field.name: column.field(field.name) for field in fields}
+    parts["bytes"] = pa.array(pngs, column.type.field("bytes").type)
+    if "path" in parts:
+        parts["path"] = pa.array(map(_png_path, parts["path"].to_pylist()), parts["path"].type)
+    return pa.StructArray.from_arrays([parts[field.name] for field in fields], fields=fields)
+
+
+def _png_path(path: str | None) -> str | None:
+    """The path in a cell with its new ending; of an absolute one, which is of some machine, the name."""
+    if not path:
+        return path
+    return os.path.splitext(os.path.basename(path) if os.path.isabs(path) else path)[0] + ".png"
+
+
+def image_schema(class_names: Sequence[str] | None, has_labels: bool) -> Any:
+    """The schema of columns ``image`` and ``label``, with the metadata by which ``datasets`` decodes them."""
+    features: dict[str, Any] = {"image": {"_type": "Image"}}
+    fields = [pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))]
+    if has_labels:
+        fields.append(pa.field("label", pa.int64()))
+        named = {"names": list(class_names), "_type": "ClassLabel"} if class_names else None
+        features["label"] = named or {"dtype": "int64", "_type": "Value"}
+    return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def image_batch(schema: Any, rows: Sequence[tuple[int | None, bytes, str]]) -> Any:
+    """Make a batch of that schema from (label, image, path)."""
+    images = [{"bytes": png, "path": path} for _, png, path in rows]
+    columns = [images, [label for label, _, _ in rows]]
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=False)], schema=schema
+    )

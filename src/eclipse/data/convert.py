@@ -1,0 +1,173 @@
+"""Write a data set in another layout than its own: images, order and labels go along, and the columns of tables.
+
+Other files of a folder, other members of shards and other arrays of an archive stay behind.
+"""
+
+import json
+import os
+import re
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eclipse.data.arrays import open_member, write_header
+from eclipse.data.folder import is_image, png_path
+from eclipse.data.pictures import Pixels, decode
+from eclipse.data.rows import Replacements, Row, Source
+from eclipse.data.tree import place
+from eclipse.data.webdataset import NAMES_FILE, add_member
+from eclipse.errors import EclipseError
+
+_SHARD_ROWS = 1000
+_BATCH_ROWS = 64
+
+Renewed = tuple[Row, bytes, Mapping[str, Any]]
+
+
+def renewed(source: Source, new: Replacements) -> Iterator[Renewed]:
+    """Yield each row that stays, its new PNG, and its other columns."""
+    others = source.store.others(source.span.start, source.span.stop)
+    for row, other in zip(source.rows(), others, strict=True):
+        png = new.take(row.id)
+        if png is not None:
+            yield row, png, other
+
+
+def class_folders(source: Source) -> tuple[str, ...] | None:
+    """Names of the class folders: the class names with what cannot stand in a path replaced by ``_``."""
+    if source.class_names is None:
+        return None
+    folders = tuple(re.sub(r'[\x00-\x1f/\\:*?"<>|]|^\.', "_", name) or "_" for name in source.class_names)
+    if len(set(folders)) < len(folders):
+        raise EclipseError(
+            f"two of the classes {', '.join(source.class_names)} would share a folder; expected names that differ in "
+            "letters or digits: rename one or choose --format parquet"
+        )
+    return folders
+
+
+def to_folder(source: Source, target: Path, new: Replacements) -> None:
+    """Write ``CLASS/ID.png``, or ``ID.png`` without labels; other columns go to metadata.jsonl, one line an image."""
+    target.mkdir()
+    folders = class_folders(source)
+    with ExitStack() as stack:
+        lines = None
+        for row, png, other in renewed(source, new):
+            name = row.id.replace("/", "_") + ".png"
+            label = _class_of(row, folders)
+            path = name if label is None else f"{label}/{name}"
+            with open(place(target, path), "xb") as file:
+                file.write(png)
+            if other:
+                lines = lines or stack.enter_context(open(target / "metadata.jsonl", "w", encoding="utf-8"))
+                known = {"file_name": path} if label is None else {"file_name": path, "label": label}
+                lines.write(json.dumps({**other, **known}, ensure_ascii=False) + "\n")
+
+
+def _class_of(row: Row, folders: tuple[str, ...] | None) -> str | None:
+    if row.label is None or folders is None:
+        return None if row.label is None else str(row.label)
+    if row.label >= len(folders):
+        raise EclipseError(
+            f"{row.name} is of class {row.label}; expected one of the {len(folders)} classes with a name"
+        )
+    return folders[row.label]
+
+
+def to_webdataset(source: Source, target: Path, new: Replacements) -> None:
+    """Write shards of 1000 rows with ``KEY.png``, ``KEY.cls`` and, for other columns, ``KEY.json``."""
+    target.mkdir()
+    if source.class_names is not None:
+        (target / NAMES_FILE).write_text("".join(f"{name}\n" for name in source.class_names), encoding="utf-8")
+    rows = renewed(source, new)
+    for number, first in enumerate(rows):
+        with tarfile.open(target / f"shard-{number:06d}.tar", "w") as tar:
+            keys: set[str] = set()
+            for row, png, other in chain([first], islice(rows, _SHARD_ROWS - 1)):
+                key = shard_key(row.id)
+                if key in keys:
+                    raise EclipseError(
+                        f"{row.name} and another image would share the key {key!r}; expected one of each name"
+                    )
+                keys.add(key)
+                _add_sample(tar, key, row, png, other)
+
+
+def shard_key(row: str) -> str:
+    """The key of a row in a shard: its id without ending, and without dots, at which a key would end."""
+    return (os.path.splitext(row)[0] if is_image(row) else row).replace(".", "_")
+
+
+def _add_sample(tar: tarfile.TarFile, key: str, row: Row, png: bytes, other: Mapping[str, Any]) -> None:
+    add_member(tar, f"{key}.png", png)
+    if row.label is not None:
+        add_member(tar, f"{key}.cls", str(row.label).encode())
+    if other:
+        add_member(tar, f"{key}.json", json.dumps(other, ensure_ascii=False).encode())
+
+
+def to_parquet(source: Source, target: Path, new: Replacements) -> None:
+    """Write one Parquet file: all columns of a table, or else ``image`` and ``label`` as ``datasets`` has them."""
+    from eclipse.data.columns import image_batch, image_schema
+    from eclipse.data.table_files import PARQUET, write_batches
+    from eclipse.data.tables import TableStore
+
+    if isinstance(source.store, TableStore):
+        source.store.write_table(PARQUET, target, source.span, new)
+        return
+    schema = image_schema(source.class_names, source.has_labels)
+    rows = (
+        (row.label, png, png_path(row.id) if is_image(row.id) else f"{row.id}.png")
+        for row, png, _ in renewed(source, new)
+    )
+    batches = iter(lambda: list(islice(rows, _BATCH_ROWS)), [])
+    write_batches(PARQUET, target, schema, "image", (image_batch(schema, batch) for batch in batches))
+
+
+def to_npz(source: Source, target: Path, new: Replacements) -> None:
+    """Write ``images`` (N, H, W, 3), ``labels``, ``class_names`` and the other columns of a table as arrays."""
+    columns: dict[str, list[Any]] = {}
+    with zipfile.ZipFile(target, "w") as archive:
+        with open_member(archive, "images.npy") as file:
+            for number, pixels in enumerate(_of_one_size(source, new, columns)):
+                if number == 0:
+                    write_header(file, (len(source) - len(new.skipped), *pixels.shape), pixels.dtype)
+                file.write(np.ascontiguousarray(pixels).data)
+        if source.class_names is not None:
+            columns["class_names"] = list(source.class_names)
+        for name, values in columns.items():
+            _add_array(archive, name, values)
+
+
+def _of_one_size(source: Source, new: Replacements, columns: dict[str, list[Any]]) -> Iterator[Pixels]:
+    """Yield the pixels (H, W, 3) of each row, and gather its label and other columns."""
+    shape: tuple[int, ...] = ()
+    for row, png, other in renewed(source, new):
+        picture = decode(png, row.name)
+        pixels = picture.rgb.transpose(1, 2, 0)
+        shape = shape or pixels.shape
+        if picture.alpha is not None or pixels.shape != shape:
+            problem = "has an alpha channel" if picture.alpha is not None else "is not as large as the first image"
+            raise EclipseError(
+                f"{row.name} {problem}, and the format npz is for RGB images of one size; expected another format: "
+                "choose --format folder, parquet or webdataset"
+            )
+        yield pixels
+        labels = {"labels": row.label} if source.has_labels else {}
+        for name, value in {**other, **labels}.items():
+            columns.setdefault(name, []).append(value)
+
+
+def _add_array(archive: zipfile.ZipFile, name: str, values: list[Any]) -> None:
+    array = np.array(values)
+    if array.dtype.hasobject:
+        raise EclipseError(f"the column {name!r} has empty cells, which an .npz cannot hold; expected --format parquet")
+    with open_member(archive, f"{name}.npy") as file:
+        write_header(file, array.shape, array.dtype)
+        file.write(array.tobytes())

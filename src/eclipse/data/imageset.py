@@ -1,0 +1,111 @@
+"""Images of one size in memory, with everything that tells them apart."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eclipse.errors import EclipseError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A labelled or unlabelled set of equally sized images, held in memory.
+
+    Attributes:
+        images: uint8, (N, C, H, W).
+        ids: one stable identity per row; all per-image randomness is derived from it.
+        labels: int64, (N,), or None.
+        class_names: the name of each label, or None.
+    """
+
+    images: NDArray[np.uint8]
+    ids: tuple[str, ...]
+    labels: NDArray[np.int64] | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise EclipseError(
+                f"images are {self.images.dtype} of shape {self.images.shape}; expected uint8 (N, C, H, W)"
+            )
+        if len(self.ids) != len(self.images):
+            raise EclipseError(f"{len(self.ids)} ids for {len(self.images)} images; expected one id per image")
+        if self.labels is not None and (self.labels.dtype != np.int64 or self.labels.shape != (len(self.images),)):
+            raise EclipseError(
+                f"labels are {self.labels.dtype} of shape {self.labels.shape}; expected whole numbers of shape "
+                f"({len(self.images)},), one label per image"
+            )
+        if self.labels is not None and len(self.labels):
+            self._check_range(int(self.labels.min()), int(self.labels.max()))
+
+    def _check_range(self, lowest: int, highest: int) -> None:
+        if lowest < 0:
+            raise EclipseError(
+                f"label {lowest}; expected 0 or more: -1 often marks rows without a label, leave them out"
+            )
+        if self.class_names is not None and highest >= len(self.class_names):
+            raise EclipseError(
+                f"label {highest}; expected less than {len(self.class_names)}, the number of class names"
+            )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.integer] | Sequence[int] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> "ImageSet":
+        """Wrap arrays; row i gets the id ``str(i)``."""
+        return cls(
+            images=images,
+            ids=tuple(str(i) for i in range(len(images))),
+            labels=None if labels is None else _whole_numbers(np.asarray(labels)),
+            class_names=None if class_names is None else tuple(class_names),
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice | NDArray[np.intp]) -> "ImageSet":
+        index = np.arange(len(self))[rows]
+        return ImageSet(
+            images=self.images[rows],
+            ids=tuple(self.ids[i] for i in index),
+            labels=None if self.labels is None else self.labels[rows],
+            class_names=self.class_names,
+        )
+
+    def with_images(self, images: NDArray[np.uint8]) -> "ImageSet":
+        """The same rows with other pixels."""
+        return replace(self, images=images)
+
+    def require_labels(self, purpose: str) -> NDArray[np.int64]:
+        """Return the labels, or say what they are needed for."""
+        if self.labels is None:
+            raise EclipseError(f"{purpose} needs labels, and this data set has none; expected one class per image")
+        return self.labels
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes: named ones, or else the largest label plus one."""
+        if self.class_names is not None:
+            return len(self.class_names)
+        return int(self.require_labels("counting the classes").max(initial=-1)) + 1
+
+    def fingerprint(self) -> str:
+        """SHA-256 over pixels, labels and ids in order."""
+        digest = hashlib.sha256(json.dumps([self.images.shape, self.ids]).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        if self.labels is not None:
+            digest.update(np.ascontiguousarray(self.labels).data)
+        return digest.hexdigest()
+
+
+def _whole_numbers(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Labels of any integer type as int64; others as they are, for the constructor to refuse: 1.5 is no class."""
+    return labels.astype(np.int64) if labels.dtype.kind in "iu" or not labels.size else labels

@@ -1,0 +1,157 @@
+"""One image: from encoded bytes or a raw array to pixels, and back to PNG without loss."""
+
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from eclipse.errors import EclipseError
+
+Pixels = NDArray[np.uint8]
+
+MAX_PIXELS = 2**26  # 8192 x 8192; larger ones are decompression bombs or belong cut into pieces
+MAX_BYTES = 2**28  # of one encoded image
+
+# Only formats that hold 8-bit still images and whose decoders run no other program (EPS runs Ghostscript).
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_READABLE = "PNG, JPEG, WebP, BMP, GIF, TIFF and PPM"
+_GRAY_MODES = ("1", "L", "LA", "La")
+_COLOR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+# decode() refuses large images itself, below the size at which Pillow would warn on standard error first.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One decoded image.
+
+    Attributes:
+        rgb: uint8, (3, H, W).
+        alpha: uint8, (H, W), or None; nothing in this project changes it.
+        gray: the image was stored with one gray plane, of which ``rgb`` holds three copies.
+    """
+
+    rgb: Pixels
+    alpha: Pixels | None = None
+    gray: bool = False
+
+
+def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode one image as it is to be looked at: EXIF orientation is applied to the pixels.
+
+    Palettes and CMYK become RGB, transparency becomes alpha. Color profiles are ignored, as training code does.
+
+    Raises:
+        EclipseError: names the image when it is no image, truncated, larger than ``max_pixels``, animated, or of more
+            than 8 bits a channel (which 8-bit processing would silently coarsen).
+    """
+    if not data:
+        raise EclipseError(f"{name} holds no bytes; expected an encoded image")
+    if len(data) > MAX_BYTES:
+        raise EclipseError(f"{name} has more than {MAX_BYTES >> 20} MiB; expected an image that fits into memory")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _refuse_unfit(image, data, name, max_pixels)
+            return _from_pillow(ImageOps.exif_transpose(image))
+    except EclipseError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise EclipseError(_too_large(name, "huge", max_pixels)) from None
+    except UnidentifiedImageError:
+        raise EclipseError(f"{name} is not an image that can be read; expected one of {_READABLE}") from None
+    except Exception as error:  # on damaged files Pillow's decoders raise almost anything
+        raise EclipseError(
+            f"{name} is a damaged or truncated image ({error}); expected a complete one: replace it or leave it out"
+        ) from error
+
+
+def from_array(array: Pixels, name: str) -> Picture:
+    """Wrap raw pixels of shape (H, W) or (C, H, W) with 1 (gray), 2 (gray, alpha), 3 or 4 planes."""
+    planes = array[None] if array.ndim == 2 else array
+    if planes.dtype != np.uint8 or planes.ndim != 3 or planes.shape[0] not in (1, 2, 3, 4) or 0 in planes.shape:
+        raise EclipseError(f"{name} is {array.dtype} of shape {array.shape}; expected uint8 (H, W) or (1..4, H, W)")
+    gray = len(planes) < 3
+    color = np.repeat(planes[:1], 3, axis=0) if gray else planes[:3]
+    alpha = planes[-1] if len(planes) in (2, 4) else None
+    return Picture(np.ascontiguousarray(color), alpha, gray)
+
+
+def planes(picture: Picture) -> Pixels:
+    """Return the planes that are stored, (1..4, H, W): one or three of color, then alpha where there is one.
+
+    Gray is the rounded mean of the three planes, which is exact when they are equal.
+    """
+    color = picture.rgb
+    if picture.gray:
+        color = ((color.sum(axis=0, dtype=np.uint16, keepdims=True) + 1) // 3).astype(np.uint8)
+    return color if picture.alpha is None else np.concatenate((color, picture.alpha[None]))
+
+
+def encode_png(picture: Picture) -> bytes:
+    """Encode as 8-bit PNG with 1 to 4 channels; the same pixels give the same bytes.
+
+    Written here because Pillow spends more time around a small image than in it: about half its time at 32x32.
+    """
+    stored = planes(picture)
+    channels, height, width = stored.shape
+    lines = stored.transpose(1, 2, 0).reshape(height, width * channels)
+    filtered = np.empty((height, 1 + width * channels), np.uint8)
+    filtered[:, 0] = 1  # filter "Sub": each byte minus the one of the pixel to its left
+    filtered[:, 1:] = lines
+    filtered[:, 1 + channels :] -= lines[:, :-channels]
+    color_type = (0, 4, 2, 6)[channels - 1]
+    header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
+    body = zlib.compress(filtered.data, 1)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+def _refuse_unfit(image: Image.Image, data: bytes, name: str, max_pixels: int) -> None:
+    """Raise for what the header already tells, before any pixel is decoded."""
+    if image.width * image.height > max_pixels:
+        raise EclipseError(_too_large(name, f"{image.width}x{image.height} pixels large", max_pixels))
+    if image.mode in _DEEP_MODES or _is_deep(image, data):
+        raise EclipseError(
+            f"{name} has more than 8 bits a channel; expected 8: convert it (to an 8-bit PNG, say) or leave it out"
+        )
+    if image.mode not in _GRAY_MODES + _COLOR_MODES:
+        raise EclipseError(
+            f"{name} has color mode {image.mode}; expected gray, RGB or CMYK: convert it or leave it out"
+        )
+    # An MPO is a photograph with previews, as many phones write them: its first frame is the photograph.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise EclipseError(
+            f"{name} is animated or has several pages; expected a single image: extract its frames or leave it out"
+        )
+
+
+def _is_deep(image: Image.Image, data: bytes) -> bool:
+    """Whether Pillow would scale more than 8 bits a channel down to 8 without a word."""
+    if image.format == "PNG":
+        return data[24] > 8  # the bit depth in the IHDR chunk
+    if image.format == "TIFF":
+        return bool(max(image.tag_v2.get(258, (1,))) > 8)  # type: ignore[attr-defined]  # BitsPerSample
+    if image.format == "PPM":
+        return any(tile.codec_name.startswith("ppm") and tile.args[1] > 255 for tile in image.tile)  # type: ignore[attr-defined]
+    return False
+
+
+def _too_large(name: str, size: str, max_pixels: int) -> str:
+    return f"{name} is {size}, as decompression bombs are; expected at most {max_pixels:,} pixels: shrink or omit it"
+
+
+def _from_pillow(image: Image.Image) -> Picture:
+    gray = image.mode in _GRAY_MODES
+    mode = ("L" if gray else "RGB") + ("A" if image.has_transparency_data else "")
+    array = np.asarray(image if image.mode == mode else image.convert(mode))
+    return from_array(array if array.ndim == 2 else array.transpose(2, 0, 1), "the decoded image")

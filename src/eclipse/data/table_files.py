@@ -1,0 +1,141 @@
+"""How Parquet files and Arrow streams are read and written: batch by batch, in memory bounded by a row group."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eclipse.errors import EclipseError
+
+_BATCH_ROWS = 64  # read at once; images may have megabytes
+_GROUP_ROWS = 5000  # a row group is written when it reaches one of these two
+_GROUP_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How one kind of table file is read and written.
+
+    Attributes:
+        schema: the schema of a file.
+        count: the number of rows of a file.
+        batches: record batches from a row of a file on, with all columns or the ones named.
+        writer: open a file for writing with a schema; the last argument names the image column.
+    """
+
+    schema: Callable[[Path], Any]
+    count: Callable[[Path], int]
+    batches: Callable[[Path, int, Sequence[str] | None], Iterator[Any]]
+    writer: Callable[[Path, Any, str], AbstractContextManager[Any]]
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Word pyarrow's errors about the content of a file; those of the disk carry an errno and pass."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise EclipseError(
+            f"{path} cannot be read as a table ({reason}); expected a complete Parquet or Arrow file"
+        ) from error
+
+
+def write_batches(codec: Codec, target: Path, schema: Any, image: str, batches: Iterable[Any]) -> None:
+    """Write batches to one file, a row group at a time."""
+    with codec.writer(target, schema, image) as writer:
+        for table in _grouped(batches, schema):
+            writer.write_table(table)
+
+
+def _grouped(batches: Iterable[Any], schema: Any) -> Iterator[Any]:
+    """Join batches to tables that make a row group each."""
+    waiting: list[Any] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= _GROUP_ROWS or sum(part.nbytes for part in waiting) >= _GROUP_BYTES:
+            yield pa.Table.from_batches(waiting, schema).combine_chunks()
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting, schema).combine_chunks()
+
+
+def _parquet_file(path: Path) -> Any:
+    # A read buffer keeps pyarrow from loading whole column chunks of large row groups.
+    return pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
+
+
+def _parquet_schema(path: Path) -> Any:
+    with _parquet_file(path) as file:
+        return file.schema_arrow
+
+
+def _parquet_count(path: Path) -> int:
+    with _parquet_file(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def _parquet_batches(path: Path, start: int, columns: Sequence[str] | None) -> Iterator[Any]:
+    with _parquet_file(path) as file:
+        skip, group = start, 0
+        while group < file.num_row_groups and skip >= file.metadata.row_group(group).num_rows:
+            skip -= file.metadata.row_group(group).num_rows
+            group += 1
+        groups = list(range(group, file.num_row_groups))
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
+            if skip < len(batch):
+                yield batch.slice(skip)
+            skip = max(skip - len(batch), 0)
+
+
+def _parquet_writer(target: Path, schema: Any, image: str) -> AbstractContextManager[Any]:
+    """Open a Parquet file; neither dictionaries nor minima make sense for the bytes of images."""
+    plain = [field.name for field in schema if field.name != image and not pa.types.is_nested(field.type)]
+    writer: AbstractContextManager[Any] = pq.ParquetWriter(
+        target, schema, compression="zstd", use_dictionary=plain, write_statistics=plain
+    )
+    return writer
+
+
+@contextmanager
+def _arrow_reader(path: Path) -> Iterator[Any]:
+    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        yield reader
+
+
+def _arrow_schema(path: Path) -> Any:
+    with _arrow_reader(path) as reader:
+        return reader.schema
+
+
+def _arrow_count(path: Path) -> int:
+    with _arrow_reader(path) as reader:
+        return sum(len(batch) for batch in reader)
+
+
+def _arrow_batches(path: Path, start: int, columns: Sequence[str] | None) -> Iterator[Any]:
+    skip = start
+    with _arrow_reader(path) as reader:
+        for batch in reader:
+            if skip < len(batch):
+                batch.validate(full=True)  # a file of unknown origin may hold offsets that point anywhere
+                chosen = batch if columns is None else batch.select(list(columns))
+                for first in range(skip, len(batch), _BATCH_ROWS):
+                    yield chosen.slice(first, _BATCH_ROWS)
+            skip = max(skip - len(batch), 0)
+
+
+@contextmanager
+def _arrow_writer(target: Path, schema: Any, image: str) -> Iterator[Any]:
+    with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        yield writer
+
+
+PARQUET = Codec(_parquet_schema, _parquet_count, _parquet_batches, _parquet_writer)
+ARROW = Codec(_arrow_schema, _arrow_count, _arrow_batches, _arrow_writer)

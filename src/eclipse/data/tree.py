@@ -1,0 +1,85 @@
+"""The files of a data set that is a folder: walked without ever leaving the folder."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from eclipse.errors import EclipseError
+
+
+def folders(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield (path below root with a final slash, files, subfolders) of root and each folder in it.
+
+    Depth first, names in sorted order, hidden ones left out. Holds the names of one folder at a time.
+
+    Raises:
+        EclipseError: for a link that leads to a folder or out of root, a name that is not UTF-8, and what is
+            neither a file nor a folder.
+    """
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        files, subfolders = _list(root, below)
+        yield below, files, subfolders
+        waiting.extend(f"{below}{name}/" for name in reversed(subfolders))
+
+
+def walk(root: Path) -> Iterator[str]:
+    """Yield the POSIX path below root of every file: a folder's own files, then its subfolders."""
+    for below, files, _ in folders(root):
+        for name in files:
+            yield below + name
+
+
+def top_files(root: Path, ending: str = "") -> list[Path]:
+    """Return the sorted paths of the files directly in root whose names end so, with the same refusals."""
+    return [root / name for name in _list(root, "")[0] if name.endswith(ending)]
+
+
+def carry(root: Path, target: Path, wanted: Callable[[str], bool]) -> None:
+    """Copy the files of root whose paths are wanted to the same places below target."""
+    for path in walk(root):
+        if wanted(path):
+            place(target, path)
+            shutil.copyfile(root / path, target / path)
+
+
+def place(target: Path, path: str) -> Path:
+    """Make the folders for a file at ``path`` below target and return its full path."""
+    full = target / path
+    full.parent.mkdir(parents=True, exist_ok=True)
+    return full
+
+
+def _list(root: Path, below: str) -> tuple[list[str], list[str]]:
+    files: list[str] = []
+    subfolders: list[str] = []
+    with os.scandir(root / below) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                (subfolders if _is_folder(entry, root) else files).append(entry.name)
+    return sorted(files), sorted(subfolders)
+
+
+def _is_folder(entry: os.DirEntry[str], root: Path) -> bool:
+    """Tell folders from files, and refuse what is neither."""
+    if not _is_utf8(entry.name):
+        raise EclipseError(
+            f"the name of {os.fsencode(entry.path)!r} is not UTF-8; expected one that is: rename the file"
+        )
+    if entry.is_dir(follow_symlinks=False):
+        return True
+    if not entry.is_file():
+        raise EclipseError(f"{entry.path} is neither a file nor a real folder; expected one of them: remove or copy it")
+    if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root.resolve()):
+        raise EclipseError(f"{entry.path} is a link that leads out of {root}; expected a file: copy it into the folder")
+    return False
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

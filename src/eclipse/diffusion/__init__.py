@@ -1,0 +1,1 @@
+"""The denoising tool: schedules, denoisers, training, samplers."""

@@ -1,0 +1,143 @@
+"""The denoiser: a noise-predicting network together with the schedule that it was trained for."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeAlias, cast
+
+from torch import Tensor, nn
+
+from eclipse.diffusion.schedule import NoiseSchedule
+from eclipse.errors import EclipseError, unknown
+
+JSON: TypeAlias = str | int | float | bool | Sequence["JSON"] | Mapping[str, "JSON"] | None
+
+ARCHITECTURES = {
+    "unet": "eclipse.diffusion.unet:build",
+    "compact": "eclipse.diffusion.compact:build",
+}
+"""From an architecture's name to the function that builds it from its options; imported when used.
+
+The module it returns maps (x, time), time a float tensor (B,), to as many channels as x has or twice as many.
+"""
+
+
+class Prediction(NamedTuple):
+    """What a denoiser says of noised images x_t.
+
+    Attributes:
+        eps: the predicted noise, (B, C, H, W).
+        v: the place of the log variance between the posterior variance (-1) and beta_t (+1), same shape, or
+            None for a denoiser that learned no variance.
+    """
+
+    eps: Tensor
+    v: Tensor | None
+
+
+class PredictsNoise(Protocol):
+    """All that samplers and losses ask of a denoiser; the exact posterior mean of a tiny set fits as well."""
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """Predict the noise in x_t (float, (B, C, H, W), on [-1, 1]) at step indices t (int64, (B,))."""
+        ...
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Everything about a denoiser but its weights; plain data, saved as JSON beside them.
+
+    Attributes:
+        architecture: a key of ``ARCHITECTURES``.
+        options: what the architecture is built from, JSON values.
+        schedule: the noise schedule it was trained for.
+        learned_variance: the network gives twice as many channels as it takes.
+        t_max: it was trained on the indices 0 to t_max - 1 (the paper: all 4000).
+        image_size: the one height and width it takes, None for any.
+        preset: ``paper``, ``fast`` or ``imported``.
+        trained: how it was trained: iterations, seconds, images, fingerprint of the trusted set and so on.
+    """
+
+    architecture: str
+    options: Mapping[str, JSON]
+    schedule: NoiseSchedule
+    learned_variance: bool
+    t_max: int
+    image_size: int | None
+    preset: str
+    trained: Mapping[str, JSON] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise unknown("architecture", self.architecture, ARCHITECTURES)
+        if not 1 <= self.t_max <= self.schedule.T:
+            raise EclipseError(f"t_max = {self.t_max}; expected 1 to the schedule's T = {self.schedule.T}")
+
+
+class Denoiser(nn.Module):
+    """A network and what it was trained for; predicts noise from images and step indices."""
+
+    def __init__(self, config: DenoiserConfig, network: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """Predict the noise in x_t ((B, C, H, W), on [-1, 1]) at step indices t (int64, (B,)), in float32."""
+        self.check_size(*x_t.shape[-2:])
+        # A float on improved-diffusion's scale of 1000 steps, never rounded: index 99 of 4000 is 24.75.
+        time = t.float() * (1000.0 / self.config.schedule.T)
+        dtype = next(self.network.parameters()).dtype
+        output = cast(Tensor, self.network(x_t.to(dtype), time)).float()
+        outputs = 2 if self.config.learned_variance else 1
+        if output.shape[1] != outputs * x_t.shape[1]:
+            raise EclipseError(
+                f"the denoiser's network gives {output.shape[1]} channels for images of {x_t.shape[1]}; "
+                f"expected {outputs * x_t.shape[1]}: its config does not belong to it"
+            )
+        if outputs == 1:
+            return Prediction(output, None)
+        eps, v = output.chunk(2, dim=1)
+        return Prediction(eps, v)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse images of a size that this denoiser does not take."""
+        size = self.config.image_size
+        if size is not None and (height, width) != (size, size):
+            raise EclipseError(
+                f"images of {height}x{width}; this denoiser takes {size}x{size} only: "
+                f"resize the images, or train a denoiser of preset 'fast', which takes any size"
+            )
+
+    def check_index(self, index: int) -> None:
+        """Refuse a step index above those that this denoiser was trained on."""
+        if index >= self.config.t_max:
+            sigma = self.config.schedule.sigma
+            raise EclipseError(
+                f"noise level {sigma(index) * 255:.1f}/255; this denoiser was trained on levels up to "
+                f"{sigma(self.config.t_max - 1) * 255:.1f}/255: choose a lower level or train for this one"
+            )
+
+
+def build_denoiser(config: DenoiserConfig) -> Denoiser:
+    """Build a denoiser with fresh weights."""
+    module, _, function = ARCHITECTURES[config.architecture].partition(":")
+    build = cast(Callable[[Mapping[str, JSON]], nn.Module], getattr(importlib.import_module(module), function))
+    return Denoiser(config, build(config.options))
+
+
+def describe(denoiser: Denoiser) -> dict[str, JSON]:
+    """List the facts about a denoiser that people ask for, noise levels in 8-bit levels."""
+    config = denoiser.config
+    lowest, highest = config.schedule.sigma(0) * 255, config.schedule.sigma(config.t_max - 1) * 255
+    return {
+        "preset": config.preset,
+        "architecture": config.architecture,
+        "options": config.options,
+        "parameters": sum(p.numel() for p in denoiser.parameters()),
+        "schedule": f"{config.schedule.name}, T = {config.schedule.T}",
+        "noise levels": f"{lowest:.1f}/255 to {highest:.1f}/255 (indices 0 to {config.t_max - 1})",
+        "learned variance": config.learned_variance,
+        "image size": "any" if config.image_size is None else f"{config.image_size}x{config.image_size}",
+        **config.trained,
+    }

@@ -1,0 +1,31 @@
+"""The one exception that users see, and the helpers that word it."""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class EclipseError(Exception):
+    """A mistake that the user can mend; the message says the value, what was expected and the remedy.
+
+    The command line prints the message as one sentence and exits with code 2.
+    """
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> EclipseError:
+    """Word the error for an unknown name and suggest the nearest known one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}."
+    return EclipseError(f"unknown {kind} {name!r}; {hint}")
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency, or say which extra installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise EclipseError(
+            f"this needs the package {module!r}, which is not installed: pip install 'eclipse-purify[{extra}]'"
+        ) from error

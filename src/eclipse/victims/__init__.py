@@ -1,0 +1,1 @@
+"""Networks that are trained on poisoned or purified data, and the one loop that trains them."""

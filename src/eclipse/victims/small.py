@@ -1,0 +1,48 @@
+"""A small CIFAR-stem network for processors without a GPU: about 8 million multiply-adds for a 32x32 image."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from eclipse.errors import EclipseError
+
+WIDTHS = (24, 48, 96, 192)
+SMALLEST = 2 ** len(WIDTHS)  # pixels a side; each layer halves them
+
+
+class SmallNet(nn.Module):
+    """Four convolutions, each followed by max pooling, BatchNorm and ReLU, then global pooling and a linear layer.
+
+    Full resolution in the first layer, as attacks and defenses on small images need it. Takes [0, 1] images
+    (B, C, H, W) of 16x16 and up, returns logits (B, num_classes). Normalization is inside, so that
+    perturbation radii are always in pixels.
+    """
+
+    def __init__(self, num_classes: int, channels: int = 3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = channels
+        for width in WIDTHS:
+            layers += [
+                nn.Conv2d(before, width, 3, padding=1, bias=False),
+                nn.MaxPool2d(2),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
+            before = width
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(before, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of [0, 1] images."""
+        return cast(Tensor, self.classifier(self.embed(x)))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the features before the linear layer, (B, 192)."""
+        height, width = x.shape[2:]
+        if min(height, width) < SMALLEST:
+            raise EclipseError(
+                f"images of {height}x{width}; this network takes {SMALLEST}x{SMALLEST} and up: enlarge them"
+            )
+        return torch.amax(self.features((x - 0.5) / 0.25), dim=(2, 3))
