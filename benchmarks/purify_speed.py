@@ -11,7 +11,6 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from eclipse.device import compute_dtype, describe_device, resolve_device
 from eclipse.diffusion.denoiser import Denoiser, build_denoiser
 from eclipse.diffusion.presets import FAST, PAPER
 from eclipse.doctor import purification_speed
-from eclipse.purify import purification
+from eclipse.purification import purification
 from eclipse.runs import command, versions, write_json
 from eclipse.streaming import Job, Progress, purify_source
 
@@ -67,7 +66,7 @@ def paper_speed(
 
 def measure(args: argparse.Namespace) -> dict[str, object]:
     device = resolve_device(args.device)
-    paper = build_denoiser(replace(PAPER.denoiser))
+    paper = build_denoiser(PAPER.denoiser)
     fp32 = paper_speed(paper, device, torch.float32, False, args.batch, args.paper_evaluations)
     bf16 = paper_speed(paper, device, torch.bfloat16, True, args.batch, args.bf16_evaluations)
     memory = {"images_per_s": purification_speed(device, seconds=10.0)}

@@ -1,8 +1,8 @@
 """How much accuracy comes back: clean, poisoned, and defended by the parts of ECLIPSE, on a small victim.
 
-    python benchmarks/recovery.py --train 'train.parquet[:10000]' --trusted 'train.parquet[48000:50000]' \
-        --test 'test.parquet[:2000]' --data-name 'CIFAR-10 (JPEG copy)' --denoiser DENOISER
-    python benchmarks/recovery.py ... --table docs/recovery.md
+    eclipse denoiser train 'train.parquet[48000:50000]' --out DENOISER
+    python benchmarks/recovery.py --train 'train.parquet[:10000]' --test 'test.parquet[:2000]' --denoiser DENOISER
+    python benchmarks/recovery.py --table docs/recovery.md
 
 One JSON file a cell in ``--results``; finished cells are skipped, so an interrupted run goes on. Poison, purification
 and victim are drawn anew for each seed; the denoiser is one for all. The last epoch counts. The test images were seen
@@ -28,13 +28,14 @@ from eclipse.device import describe_device, resolve_device
 from eclipse.diffusion.checkpoint import load_denoiser
 from eclipse.diffusion.denoiser import Denoiser, describe
 from eclipse.diffusion.presets import FAST
-from eclipse.purify import purify
+from eclipse.purification import purify
 from eclipse.runs import versions, write_json
 from eclipse.victims.fit import RECIPES, accuracy, fit
 from eclipse.victims.small import SmallNet
 
 PARTS = {"none": "", "B+C": "BC", "A": "A", "A+B+C": "ABC"}
-CELLS = [("clean", "none"), ("clean", "A+B+C")] + [(poison, part) for poison in ("lsp", "ar") for part in PARTS]
+POISONS = ("clean", "lsp", "ar")
+CELLS = [(poison, part) for poison in POISONS for part in PARTS if poison != "clean" or part in ("none", "A+B+C")]
 
 
 class Bench:
@@ -44,7 +45,7 @@ class Bench:
         self.args = args
         self.train = load_imageset(open_source(args.train), "the benchmark")
         self.test = load_imageset(open_source(args.test), "the benchmark")
-        self.denoiser: Denoiser = load_denoiser(args.denoiser)
+        self.denoiser: Denoiser | None = load_denoiser(args.denoiser) if args.denoiser else None
         self._kept: tuple[tuple[str, int], ImageSet, float] | None = None
 
     def run(self, poison: str, part: str, seed: int) -> dict[str, object]:
@@ -76,7 +77,7 @@ class Bench:
             "recipe": asdict(recipe),
             "purification": {"sigma": FAST.sigma * 255, "steps": FAST.steps, "sampler": FAST.sampler},
             "compensation": {"p": FAST.p, "sigma": FAST.noise},
-            "denoiser": describe(self.denoiser),
+            "denoiser": describe(self.denoiser) if self.denoiser and "A" in PARTS[part] else None,
             "accuracy": accuracy(victim, self.test, device=self.args.device),
             "train accuracy": epochs[-1].train_accuracy,
             "seconds": {"purification": purification_s, "cell": time.monotonic() - began},
@@ -86,6 +87,7 @@ class Bench:
 
     def _purified(self, data: ImageSet, poison: str, seed: int) -> tuple[ImageSet, float]:
         """Purify, or take the set that the cell before this one made."""
+        assert self.denoiser is not None, "cells with part A need --denoiser"
         if self._kept is None or self._kept[0] != (poison, seed):
             began = time.monotonic()
             images = purify(data.images, self.denoiser, seed=seed, ids=data.ids, device=self.args.device)
@@ -99,7 +101,7 @@ def render(results: Path) -> str:
     scores: dict[tuple[str, str], list[float]] = {}
     for cell in cells:
         scores.setdefault((cell["poison"], cell["parts"]), []).append(100 * cell["accuracy"])
-    one = cells[0]
+    one = next(cell for cell in cells if cell["denoiser"])
     clean = statistics.mean(scores["clean", "none"])
     lines = [
         "# Recovery",
@@ -148,7 +150,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", help="labelled training set, any data set form")
     parser.add_argument("--test", help="labelled test set")
-    parser.add_argument("--denoiser", type=Path, help="folder from 'eclipse denoiser train'")
+    parser.add_argument("--denoiser", type=Path, help="folder from 'eclipse denoiser train'; needed for part A")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these, to share the work")
     parser.add_argument("--data-name", default="CIFAR-10 (JPEG copy)")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/recovery"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -163,8 +166,10 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     args.device = resolve_device(args.device)
     bench = Bench(args)
-    for seed in args.seeds:
+    for seed in args.seeds:  # all parts of one seed first: an unfinished run is a table of fewer seeds
         for poison, part in CELLS:
+            if part not in args.parts:
+                continue
             path = args.results / f"{poison}-{part.replace('+', '')}-{seed}.json"
             if path.exists():
                 continue

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+# Small tensors gain nothing from a second thread, and on a busy machine the threads wait for each other.
+torch.set_num_threads(1)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -39,6 +39,13 @@ def test_untrained_network_predicts_no_noise() -> None:
     assert not CompactUNet([8, 12, 16], [1, 2, 1])(torch.randn(2, 3, 9, 9), TIME.repeat(2)).any()
 
 
+def test_sizes_between_are_filled_up_with_the_edge() -> None:
+    unet, x = network(levels=3), torch.randn(1, 3, 6, 9)
+    filled = torch.cat([x, x[..., -1:].expand(-1, -1, -1, 3)], 3)
+    filled = torch.cat([filled, filled[:, :, -1:].expand(-1, -1, 2, -1)], 2)
+    torch.testing.assert_close(unet(x, TIME), unet(filled, TIME)[:, :, :6, :9], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(("widths", "blocks"), [([4], [2]), ([4, 4], [1, 1]), ([4, 4, 4], [1, 2, 1])])
 @pytest.mark.parametrize("column", [200, 201, 202, 203])
 def test_answer_depends_on_no_pixel_beyond_the_margin(widths: list[int], blocks: list[int], column: int) -> None:

@@ -23,7 +23,7 @@ LAYERS = [
     {"device"},
     {"data"},
     {"diffusion"},
-    {"purify", "compensate", "victims"},
+    {"purification", "compensate", "victims"},
     {"streaming", "defenses", "attacks", "purifier"},
     {"report", "bench", "audit", "distributed", "pipeline", "doctor"},
     {"demo"},
@@ -92,7 +92,7 @@ def test_an_upward_import_is_noticed() -> None:
     hidden = (
         "def f():\n    from eclipse import cli\n    import eclipse.streaming\n    from eclipse.data.rows import Row"
     )
-    assert upward(SOURCE / "purify.py", ast.parse(hidden)) == ["cli", "streaming"]
+    assert upward(SOURCE / "purification.py", ast.parse(hidden)) == ["cli", "streaming"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -150,7 +150,7 @@ def test_import_does_not_load_torch(module: str) -> None:
 
 
 def test_public_names_are_found_when_they_are_used() -> None:
-    import_module("eclipse.purify")  # which binds the module to the name of the function
+    import_module("eclipse.pipeline")
     for name in eclipse.__all__:
         assert not isinstance(getattr(eclipse, name), ModuleType), name
     assert set(eclipse.__all__) <= set(dir(eclipse))

@@ -1,4 +1,3 @@
-import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from tiny import CONFIG, one_sentence, random_weights, some_images, tiny_denoiser
 from torch import Tensor, nn
 
+import eclipse.purification as purify_module
 from eclipse.data.imageset import ImageSet
 from eclipse.diffusion import presets
 from eclipse.diffusion.denoiser import Denoiser, build_denoiser
@@ -18,14 +18,12 @@ from eclipse.diffusion.presets import FAST, PAPER, PRESETS, Training
 from eclipse.diffusion.samplers import SAMPLERS
 from eclipse.diffusion.sparse import train_denoiser
 from eclipse.errors import EclipseError
+from eclipse.purification import Purification, absorb, denoise, group_size, preset_of, purification, purify
 from eclipse.purifier import Purifier
-from eclipse.purify import Purification, absorb, denoise, group_size, preset_of, purification, purify
 
 SIGMA = 21.6 / 255
 STEPS = {"one-step": 1, "ancestral": 3, "ancestral-posterior": 3, "ddim": 3}
 Pixels = NDArray[np.uint8]
-
-purify_module = importlib.import_module("eclipse.purify")  # the attribute of eclipse is the function
 
 
 class Perfect(nn.Module):

@@ -193,7 +193,7 @@ def test_the_architecture_page_names_every_module_and_no_other() -> None:
 
 
 def imports(path: Path) -> set[str]:
-    """The parts of the package that a module imports from, wherever in it: ``purify`` of ``eclipse.purify``."""
+    """The parts of the package that a module imports from, wherever in it: ``compensate`` of ``eclipse.compensate``."""
     found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
     ours = [node for node in found if (node.module or "").partition(".")[0] == "eclipse"]
     named = {f"{node.module}.{alias.name}" for node in ours for alias in node.names}

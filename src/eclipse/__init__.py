@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from eclipse.diffusion.schedule import NoiseSchedule as NoiseSchedule
     from eclipse.diffusion.sparse import train_denoiser as train_denoiser
     from eclipse.errors import EclipseError as EclipseError
+    from eclipse.purification import purify as purify
     from eclipse.purifier import Purifier as Purifier
-    from eclipse.purify import purify as purify
 
 __version__ = "0.1.0"
 
@@ -30,7 +30,7 @@ _HOMES = {
     "Purifier": "eclipse.purifier",
     "load_denoiser": "eclipse.diffusion.checkpoint",
     "open_source": "eclipse.data.sources",
-    "purify": "eclipse.purify",
+    "purify": "eclipse.purification",
     "save_denoiser": "eclipse.diffusion.checkpoint",
     "train_denoiser": "eclipse.diffusion.sparse",
 }

@@ -14,7 +14,7 @@ import torch
 from eclipse.device import compute_dtype, describe_device, resolve_device
 from eclipse.diffusion.denoiser import build_denoiser
 from eclipse.diffusion.presets import FAST
-from eclipse.purify import absorb, denoise, prepare, purification
+from eclipse.purification import absorb, denoise, prepare, purification
 from eclipse.runs import versions
 
 

@@ -18,7 +18,7 @@ from eclipse.diffusion.presets import Preset, get_preset
 from eclipse.diffusion.sparse import train_into
 from eclipse.diffusion.training import MIN_IMAGES, TrainStep
 from eclipse.errors import EclipseError
-from eclipse.purify import preset_of, purification
+from eclipse.purification import preset_of, purification
 from eclipse.runs import check_same_settings, command, run_json, versions, write_json
 from eclipse.streaming import Job, Outcome, Progress, fingerprint_denoiser, purify_source
 
@@ -88,6 +88,7 @@ class Plan:
             "output": {"path": str(request.out), "format": request.format or self.source.layout},
             "trusted": None if self.trusted is None else {"spec": self.trusted.spec, "images": len(self.trusted)},
             "denoiser": str(self.denoiser_folder),
+            "training": None if self.trusted is None else self._training(),
             "preset": self.preset.denoiser.preset,
             "purification": {**asdict(job.how), "sigma": round(job.how.sigma * 255, 3)},
             "compensation": compensation,
@@ -96,6 +97,11 @@ class Plan:
             "precision": compute_dtype(job.device)[1],
             "skip-bad": job.skip_bad,
         }
+
+    def _training(self) -> dict[str, float]:
+        if self.request.minutes is not None:
+            return {"minutes": self.request.minutes}
+        return {"iterations": self.request.iterations or self.preset.training.iterations}
 
     def notes(self) -> list[str]:
         """What the user should know before the work starts."""

@@ -11,7 +11,7 @@ from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.sparse import train_denoiser
 from eclipse.diffusion.training import Images
 from eclipse.errors import EclipseError
-from eclipse.purify import Pixels, purify
+from eclipse.purification import Pixels, purify
 
 Data = TypeVar("Data", ImageSet, NDArray[np.uint8], Tensor)
 

@@ -34,7 +34,7 @@ from eclipse.data.pixels import quantize
 from eclipse.data.rows import Row, Source
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.errors import EclipseError
-from eclipse.purify import Purification, absorb, denoise, prepare
+from eclipse.purification import Purification, absorb, denoise, prepare
 from eclipse.runs import check_same_settings, write_json, write_whole
 
 BATCH_PIXELS = 1 << 24  # of one batch in memory: 16 million pixels are 200 MB as float32

@@ -77,7 +77,7 @@ FAST = Preset(
         options={"widths": [32, 64, 96], "blocks": [1, 1, 1]},
         schedule=_COSINE,
         learned_variance=False,
-        t_max=500,  # up to 26.6/255: the network's whole capacity goes to the levels that it will meet
+        t_max=500,  # up to 26.2/255: the network's whole capacity goes to the levels that it will meet
         image_size=None,
         preset="fast",
     ),
