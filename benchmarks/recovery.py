@@ -1,7 +1,7 @@
 """How much accuracy comes back: clean, poisoned, and defended by the parts of ECLIPSE, on a small victim.
 
     eclipse denoiser train 'train.parquet[48000:50000]' --out DENOISER
-    python benchmarks/recovery.py --train 'train.parquet[:10000]' --test 'test.parquet[:2000]' --denoiser DENOISER
+    python benchmarks/recovery.py --train 'train.parquet[:10000]' --test 'test.parquet[4000:6000]' --denoiser DENOISER
     python benchmarks/recovery.py --table docs/recovery.md
 
 One JSON file a cell in ``--results``; finished cells are skipped, so an interrupted run goes on. Poison, purification
@@ -141,7 +141,7 @@ def render(results: Path) -> str:
 def one_command(results: Path) -> str:
     """The command that makes the cells, as a reader would give it."""
     return (
-        "python benchmarks/recovery.py --train 'train.parquet[:10000]' --test 'test.parquet[:2000]' "
+        "python benchmarks/recovery.py --train 'train.parquet[:10000]' --test 'test.parquet[4000:6000]' "
         f"--denoiser DENOISER --results {results}"
     )
 

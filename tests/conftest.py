@@ -1,10 +1,19 @@
 """Fixtures shared by all tests."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import Command, Said
+from tiny import CONFIG, tiny_denoiser
+
+from eclipse.cli import main
+from eclipse.diffusion import presets
+from eclipse.diffusion.checkpoint import save_denoiser
+from eclipse.diffusion.presets import FAST
 
 # Small tensors gain nothing from a second thread, and on a busy machine the threads wait for each other.
 torch.set_num_threads(1)
@@ -29,3 +38,34 @@ def rng() -> np.random.Generator:
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def denoiser_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved denoiser of preset ``fast``, tiny and with random weights."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("saved") / "denoiser"
+    save_denoiser(tiny_denoiser(), folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the preset ``fast`` tiny, and trained in no time."""
+    training = replace(FAST.training, iterations=3, batch=4)
+    monkeypatch.setitem(presets.PRESETS, "fast", replace(FAST, denoiser=CONFIG, training=training))
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run ``eclipse`` with the given arguments in this process."""
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["eclipse", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        return Said(end.value.code, said.out, said.err)
+
+    return run

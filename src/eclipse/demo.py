@@ -1,5 +1,7 @@
 """The whole story on one data set: poison it, watch a network fail, purify it, watch the network recover."""
 
+import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,10 +24,10 @@ from eclipse.device import resolve_device
 from eclipse.diffusion.presets import FAST
 from eclipse.diffusion.training import MIN_IMAGES, TrainStep
 from eclipse.errors import EclipseError
-from eclipse.runs import command, versions, write_json, write_whole
+from eclipse.runs import command, versions, write_json
 from eclipse.streaming import Progress
 from eclipse.victims.fit import RECIPES, Recipe, accuracy, fit
-from eclipse.victims.small import SmallNet
+from eclipse.victims.small import SMALLEST, SmallNet
 
 TRUSTED, TEST = 0.1, 0.25  # shares of the data; a small set needs more trusted images than the paper's 4%
 
@@ -63,9 +65,9 @@ class Story:
 
     @property
     def recovery(self) -> float:
-        """(defended - poisoned) / (clean - poisoned); nan where the poison did no harm."""
+        """(purified - poisoned) / (clean - poisoned); nan where the poison did no harm."""
         lost = self.clean - self.poisoned
-        return (self.purified - self.poisoned) / lost if lost > 0 else float("nan")
+        return (self.purified - self.poisoned) / lost if lost > 0 else math.nan
 
 
 def digits(seed: int) -> Split:
@@ -147,8 +149,7 @@ def tell(
         on_step: events of the denoiser's training.
         on_progress: events of the purification.
     """
-    if out.exists() and any(out.iterdir()):
-        raise EclipseError(f"{out} is not empty; give the demo a new folder with --out, or delete it")
+    _check(parts, out)
     where, clock = resolve_device(device), _Clock()
     poisoned = make_attack(attack).poison(parts.train, seed=seed, device=where)
     for name, images in (("clean", parts.train), ("trusted", parts.trusted), ("poisoned", poisoned)):
@@ -172,30 +173,50 @@ def tell(
     )
     pipeline.run(pipeline.plan(request), on_step=on_step, on_progress=on_progress)
     clock.lap("purification, denoiser training included")
-    purified = load_imageset(open_source(out / "purified"), "the demo")
+    purified = read_folder(out / "purified", parts.train)
     purified_accuracy = _victim(purified, parts.test, setting, seed, where, Compensate(FAST.p, FAST.noise))
     clock.lap("victim on purified data")
 
     picture = out / "picture.png"
     _draw(parts.train, poisoned, purified, picture)
     story = Story(clean_accuracy, poisoned_accuracy, purified_accuracy, clock.laps, picture)
-    say(f"purified + compensated:    {purified_accuracy:6.1%}   (recovery {story.recovery:.2f})")
+    say(f"purified + compensated:    {purified_accuracy:6.1%}   ({_recovery(story)})")
     _record(story, attack, seed, len(parts.train), out)
     return story
 
 
+def _check(parts: Split, out: Path) -> None:
+    """Refuse what the story would stop at halfway."""
+    if out.exists() and any(out.iterdir()):
+        raise EclipseError(f"{out} is not empty; give the demo a new folder with --out, or delete it")
+    height, width = parts.train.images.shape[2:]
+    if min(height, width) < SMALLEST:
+        raise EclipseError(f"images of {height}x{width}; the demo's network takes {SMALLEST}x{SMALLEST} and up")
+
+
+def _recovery(story: Story) -> str:
+    return "the poison did no harm" if math.isnan(story.recovery) else f"recovery {story.recovery:.2f}"
+
+
 def write_folder(images: ImageSet, folder: Path) -> None:
-    """Write a set as PNG files, one folder a class: ``<class>/<id>.png``."""
+    """Write a set as PNG files, ``<class>/<row>.png``."""
     labels = images.require_labels("writing one folder a class")
-    for name in images.class_names or map(str, range(images.num_classes)):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for image, id, label in zip(images.images, images.ids, labels, strict=True):
-        name = images.class_names[label] if images.class_names else str(label)
-        write_whole(folder / name / f"{_file_name(id)}.png", encode_png(Picture(image, None, gray=False)))
+    for row, (image, label) in enumerate(zip(images.images, labels, strict=True)):
+        place = folder / _folder_name(images.class_names[label] if images.class_names else str(label))
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{row:06d}.png").write_bytes(encode_png(Picture(image, None, gray=False)))
 
 
-def _file_name(id: str) -> str:
-    return id.replace("/", "_")
+def _folder_name(name: str) -> str:
+    """A class name as a folder: names come with the data and may hold anything, ``../..`` for example."""
+    return re.sub(r"[^\w -]", "_", name)[:60] or "_"
+
+
+def read_folder(folder: Path, like: ImageSet) -> ImageSet:
+    """Read back what ``write_folder`` wrote of a set, in the order and with the labels and ids of that set."""
+    stored = load_imageset(open_source(folder), "the demo")
+    rows = np.argsort([int(Path(id).stem) for id in stored.ids])
+    return like.with_images(stored.images[rows])
 
 
 def _victim(
@@ -210,7 +231,7 @@ def _victim(
         return (x if compensate is None else compensate(x)), y
 
     torch.manual_seed(seed)
-    network = SmallNet(test.num_classes, channels=train.images.shape[1])
+    network = SmallNet(max(train.num_classes, test.num_classes), channels=train.images.shape[1])
     for _ in fit(network, train, setting.recipe, seed=seed, device=device, augment=augment):
         pass
     return accuracy(network, test, device=device)
@@ -231,10 +252,7 @@ class _Clock:
 
 def _draw(clean: ImageSet, poisoned: ImageSet, purified: ImageSet, path: Path, count: int = 8, scale: int = 2) -> None:
     """Draw rows of the same images: clean, poisoned, purified, and both differences ten times amplified."""
-    place = {Path(id).stem: row for row, id in enumerate(purified.ids)}
-    rows = np.arange(min(count, len(clean)))
-    found = [place[_file_name(clean.ids[i])] for i in rows]
-    a, b, c = (x.astype(np.float32) for x in (clean.images[rows], poisoned.images[rows], purified.images[found]))
+    a, b, c = (x.images[:count].astype(np.float32) for x in (clean, poisoned, purified))
     strips = {
         "clean": a,
         "poisoned": b,
@@ -244,7 +262,7 @@ def _draw(clean: ImageSet, poisoned: ImageSet, purified: ImageSet, path: Path, c
     }
     height, width = a.shape[2] * scale, a.shape[3] * scale
     margin = 90
-    canvas = Image.new("RGB", (margin + len(rows) * (width + 2), len(strips) * (height + 2)), "white")
+    canvas = Image.new("RGB", (margin + len(a) * (width + 2), len(strips) * (height + 2)), "white")
     for line, (name, images) in enumerate(strips.items()):
         ImageDraw.Draw(canvas).text((4, line * (height + 2) + height // 2 - 5), name, fill="black")
         for column, image in enumerate(images):
@@ -267,7 +285,7 @@ def _record(story: Story, attack: str, seed: int, images: int, out: Path) -> Non
             "seed": seed,
             "training images": images,
             "accuracy": {"clean": story.clean, "poisoned": story.poisoned, "purified": story.purified},
-            "recovery": story.recovery,
+            "recovery": None if math.isnan(story.recovery) else story.recovery,
             "seconds": story.seconds,
             "versions": versions(),
         },

@@ -17,6 +17,9 @@ from eclipse.diffusion.presets import FAST
 from eclipse.purification import absorb, denoise, prepare, purification
 from eclipse.runs import versions
 
+# What is imported only when it is needed, so that its absence would show in the middle of the work: module and package.
+_PACKAGES = {"diffusers": "diffusers", "datasets": "datasets", "sklearn": "scikit-learn", "pyarrow": "pyarrow"}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -81,7 +84,7 @@ def _problems(memory: float, disk: float) -> list[str]:
         problems.append(f"{disk:.1f} GiB of free disk: purified data need about the room of the input; free some")
     problems += [
         f"the package {name!r} is missing: pip install {name}"
-        for name in ("diffusers", "datasets", "safetensors", "PIL", "pyarrow")
-        if importlib.util.find_spec(name) is None
+        for module, name in _PACKAGES.items()
+        if importlib.util.find_spec(module) is None
     ]
     return problems

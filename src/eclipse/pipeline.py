@@ -1,28 +1,48 @@
 """The main job: from a suspicious data set and a few trusted images to a purified copy with a manifest."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from eclipse.compensate import check_parameters
 from eclipse.data.assemble import check_output
+from eclipse.data.pictures import Pixels
 from eclipse.data.rows import Source
 from eclipse.data.sources import load_pictures, open_source
 from eclipse.device import compute_dtype, describe_device, resolve_device
 from eclipse.diffusion.checkpoint import load_denoiser
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.presets import Preset, get_preset
+from eclipse.diffusion.sparse import settings as training_settings
 from eclipse.diffusion.sparse import train_into
-from eclipse.diffusion.training import MIN_IMAGES, TrainStep
+from eclipse.diffusion.training import MIN_IMAGES, TrainStep, check_trusted
 from eclipse.errors import EclipseError
 from eclipse.purification import preset_of, purification
 from eclipse.runs import check_same_settings, command, run_json, versions, write_json
-from eclipse.streaming import Job, Outcome, Progress, fingerprint_denoiser, purify_source
+from eclipse.streaming import (
+    Job,
+    Outcome,
+    Progress,
+    check_first,
+    check_resumable,
+    fingerprint_denoiser,
+    is_made,
+    purify_source,
+    shard_folder,
+)
 
 SPARSE = 0.05  # of the data set: the defender's assumption of the paper
+
+# Settings that may differ on a finished output: other words for the same thing (fingerprints tell), or another machine.
+_WORDS = ("input spec", "output path", "trusted", "trusted spec", "trusted images", "denoiser", "device name")
 
 
 @dataclass(frozen=True)
@@ -64,12 +84,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request with everything resolved and checked that can be before the work starts."""
+    """A request with everything resolved and checked that can be before the work starts.
+
+    Attributes:
+        training: what decides the weights of the denoiser, as options name it; None where it is given.
+        finished: the output is there, made with the same settings.
+    """
 
     request: Request
     source: Source
     trusted: Source | None
     ready: Denoiser | None
+    training: dict[str, Any] | None
     preset: Preset
     job: Job
     denoiser_folder: Path
@@ -88,20 +114,15 @@ class Plan:
             "output": {"path": str(request.out), "format": request.format or self.source.layout},
             "trusted": None if self.trusted is None else {"spec": self.trusted.spec, "images": len(self.trusted)},
             "denoiser": str(self.denoiser_folder),
-            "training": None if self.trusted is None else self._training(),
+            "training": self.training,
             "preset": self.preset.denoiser.preset,
             "purification": {**asdict(job.how), "sigma": round(job.how.sigma * 255, 3)},
             "compensation": compensation,
             "seed": job.seed,
-            "device": describe_device(job.device),
+            "device": {"type": torch.device(job.device).type, "name": describe_device(job.device)},
             "precision": compute_dtype(job.device)[1],
             "skip-bad": job.skip_bad,
         }
-
-    def _training(self) -> dict[str, float]:
-        if self.request.minutes is not None:
-            return {"minutes": self.request.minutes}
-        return {"iterations": self.request.iterations or self.preset.training.iterations}
 
     def notes(self) -> list[str]:
         """What the user should know before the work starts."""
@@ -116,49 +137,103 @@ class Plan:
 
 def plan(request: Request) -> Plan:
     """Resolve a request and refuse what cannot work, before anything is written."""
+    _check_options(request)
+    device = resolve_device(request.device)
+    source = open_source(request.images, image_column=request.image_column, label_column=request.label_column)
+    made = is_made(request.out) and run_json(request.out).exists()
+    if not made:
+        check_output(source, request.out, request.format)
+    ready = None if request.denoiser is None else load_denoiser(request.denoiser)
+    preset = _preset(request, ready)
+    trusted = None if request.trusted is None else _open_trusted(request)
+    sigma = None if request.sigma is None else request.sigma / 255
+    how = purification(preset, sigma, request.steps, request.sampler)
+    training = None if ready is not None else _training(request, how.sigma)
+    how.indices(ready or _untrained(preset, how.sigma))
+    p = preset.p if request.p is None else request.p
+    noise = preset.noise if request.noise is None else request.noise
+    check_parameters(p, noise)
+    written = (p, noise) if request.compensate == "once" else None
+    job = Job(how, request.seed, device, request.format, written, request.skip_bad)
+    folder = request.denoiser or request.out.with_name(request.out.name + ".denoiser")
+    resolved = Plan(request, source, trusted, ready, training, preset, job, folder, finished=False)
+    if made:
+        return _compared(resolved)
+    check_resumable(request.out, job, ready)
+    return resolved
+
+
+def _check_options(request: Request) -> None:
+    """Refuse options that are wrong in themselves or do not go together."""
     if (request.trusted is None) == (request.denoiser is None):
         given = "both were given" if request.trusted else "neither was given"
         raise EclipseError(f"give either --trusted (to train a denoiser) or --denoiser (to use one); {given}")
+    for name in ("iterations", "minutes"):
+        value = getattr(request, name)
+        if request.denoiser is not None and value is not None:
+            raise EclipseError(f"--{name} {value:g} is for training, and --denoiser is trained; leave it out")
     if request.compensate not in ("online", "once"):
         raise EclipseError(f"--compensate {request.compensate!r}; expected online or once")
     if request.batch < 1:
         raise EclipseError(f"--batch {request.batch}; expected at least 1")
-    device = resolve_device(request.device)
-    source = _open(request.images, request)
-    unfinished = not request.out.exists() or not run_json(request.out).exists()
-    if unfinished:
-        check_output(source, request.out, request.format)
-    ready = None if request.denoiser is None else load_denoiser(request.denoiser)
-    preset = get_preset(request.preset) if ready is None else preset_of(ready)
-    trusted = None if request.trusted is None else _open_trusted(request)
-    p = preset.p if request.p is None else request.p
-    noise = preset.noise if request.noise is None else request.noise
-    check_parameters(p, noise)
-    sigma = None if request.sigma is None else request.sigma / 255
-    how = purification(preset, sigma, request.steps, request.sampler)
-    preset.denoiser.schedule.index(how.sigma)
-    if ready is not None:
-        how.indices(ready)
-    written = (p, noise) if request.compensate == "once" else None
-    job = Job(how, request.seed, device, request.format, written, request.skip_bad)
-    folder = request.denoiser or request.out.with_name(request.out.name + ".denoiser")
-    resolved = Plan(request, source, trusted, ready, preset, job, folder, finished=not unfinished)
-    return resolved if unfinished else _compared(resolved)
+    if request.out.name in ("", ".."):
+        raise EclipseError(f"the output {str(request.out)!r} has no name of its own; expected a path that ends in one")
+
+
+def _preset(request: Request, ready: Denoiser | None) -> Preset:
+    """The preset asked for, or that of the denoiser."""
+    asked = get_preset(request.preset)
+    if ready is None:
+        return asked
+    preset = preset_of(ready)
+    if request.preset != Request.preset and preset != asked:
+        raise EclipseError(
+            f"--preset {request.preset}, but {request.denoiser} is of preset {preset.denoiser.preset}; leave --preset "
+            "out and give --sigma, --steps and --sampler where you want others"
+        )
+    return preset
+
+
+def _training(request: Request, sigma: float) -> dict[str, Any]:
+    """What decides the weights of the denoiser, but for the preset, the seed and the trusted images."""
+    decided = training_settings((), request.preset, request.iterations, request.minutes, sigma, request.seed)
+    return {name: decided[name] for name in ("iterations", "minutes", "noise levels") if decided[name] is not None}
+
+
+def _untrained(preset: Preset, sigma: float) -> Denoiser:
+    """What is known of a denoiser before it is trained: its settings, not its network."""
+    levels = max(preset.denoiser.t_max, preset.denoiser.schedule.index(sigma) + 1)
+    return Denoiser(replace(preset.denoiser, t_max=levels), nn.Identity())
 
 
 def _compared(plan: Plan) -> Plan:
     """A plan whose output exists: refused unless it was made, or is being made, with the same settings."""
-    path = run_json(plan.request.out)
+    out, path = plan.request.out, run_json(plan.request.out)
     try:
         manifest = json.loads(path.read_text())
-        made = manifest["settings"], manifest["input fingerprint"], manifest["status"]
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"{plan.request.out} exists, and {path} is not a manifest of it; choose another output"
-        raise EclipseError(reason) from error
-    asked = json.loads(json.dumps(plan.describe(), default=str))
-    check_same_settings(_flat(made[0]), _flat(asked), plan.request.out)
-    check_same_settings({"input": made[1]}, {"input": plan.source.fingerprint()}, plan.request.out)
-    return replace(plan, finished=made[2] == "complete")
+        made = _flat(manifest["settings"])
+        fingerprints = {"input": manifest["input fingerprint"], "trusted": manifest["trusted fingerprint"]}
+        status = manifest["status"]
+        if status == "complete" and plan.ready is not None:
+            fingerprints["denoiser"] = manifest["denoiser"]["fingerprint"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EclipseError(f"{out} exists, and {path} is not a manifest of it; choose another output") from error
+    asked = _flat(json.loads(json.dumps(plan.describe(), default=str)))
+    for words in _WORDS:
+        made.pop(words, None)
+        asked.pop(words, None)
+    check_same_settings(made, asked, out)
+    known = _fingerprints(plan)
+    check_same_settings(fingerprints, {name: known[name] for name in fingerprints}, out)
+    return replace(plan, finished=status == "complete")
+
+
+def _fingerprints(plan: Plan) -> dict[str, str | None]:
+    return {
+        "input": plan.source.fingerprint(),
+        "trusted": None if plan.trusted is None else plan.trusted.fingerprint(),
+        "denoiser": None if plan.ready is None else fingerprint_denoiser(plan.ready),
+    }
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
@@ -180,8 +255,11 @@ def run(
 
     An interrupted run goes on where it was when it is carried out again with the same settings.
     """
-    request = plan.request
-    started = time.time()
+    images = _trusted_images(plan)
+    kept = _denoiser(plan, images, on_step) if plan.denoiser_folder.exists() else None
+    check_resumable(plan.request.out, plan.job, kept)
+    check_first(plan.source, kept or _untrained(plan.preset, plan.job.how.sigma), plan.job.skip_bad)
+    path, started = run_json(plan.request.out), time.time()
     manifest: dict[str, Any] = {
         "status": "started",
         "command": command(),
@@ -189,11 +267,18 @@ def run(
         "versions": versions(),
         "started": _date(started),
         "input fingerprint": plan.source.fingerprint(),
+        "trusted fingerprint": None if plan.trusted is None else plan.trusted.fingerprint(),
     }
-    write_json(run_json(request.out), manifest)
-    denoiser = plan.ready or _train(plan, on_step)
-    trained = time.time()
-    outcome = purify_source(plan.source, denoiser, request.out, plan.job, batch=request.batch, on_progress=on_progress)
+    write_json(path, manifest)
+    try:
+        denoiser = kept or _denoiser(plan, images, on_step)
+        trained = time.time()
+        out, batch = plan.request.out, plan.request.batch
+        outcome = purify_source(plan.source, denoiser, out, plan.job, batch=batch, on_progress=on_progress)
+    except Exception as error:
+        with suppress(OSError):  # of a full disk, say: the first error is the one to hear of
+            write_json(path, {**manifest, "status": "failed", "reason": str(error), "finished": _date(time.time())})
+        raise
     finished = time.time()
     manifest |= {
         "status": "complete",
@@ -204,9 +289,14 @@ def run(
         "output fingerprint": outcome.fingerprint,
         "denoiser": {"fingerprint": fingerprint_denoiser(denoiser), "trained": dict(denoiser.config.trained)},
     }
-    write_json(run_json(request.out), manifest)
+    write_json(path, manifest)
     outcome.forget()
     return outcome
+
+
+def tidy(plan: Plan) -> None:
+    """Delete the intermediate files of a finished output, which a kill at the very end leaves."""
+    shutil.rmtree(shard_folder(plan.request.out), ignore_errors=True)
 
 
 def closing(plan: Plan, outcome: Outcome) -> dict[str, Any]:
@@ -224,10 +314,6 @@ def closing(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _open(spec: str, request: Request) -> Source:
-    return open_source(spec, image_column=request.image_column, label_column=request.label_column)
-
-
 def _open_trusted(request: Request) -> Source:
     assert request.trusted is not None
     trusted = open_source(request.trusted, image_column=request.image_column)
@@ -236,14 +322,29 @@ def _open_trusted(request: Request) -> Source:
             f"{trusted.spec} has {len(trusted)} images; a denoiser needs at least {MIN_IMAGES} trusted ones, "
             "and the paper uses 4% of the training set: give more images that you trust"
         )
+    if trusted.root is not None and trusted.root.resolve() in request.out.resolve().parents:
+        raise EclipseError(
+            f"the output {request.out} is inside the trusted images {trusted.root}; expected a path apart from them"
+        )
     return trusted
 
 
-def _train(plan: Plan, on_step: Callable[[TrainStep], None]) -> Denoiser:
-    assert plan.trusted is not None
+def _trusted_images(plan: Plan) -> list[Pixels]:
+    """Load the trusted images, and refuse ones that a denoiser cannot be trained on."""
+    if plan.trusted is None:
+        return []
+    images = load_pictures(plan.trusted)
+    check_trusted(images, plan.preset.denoiser)
+    return images
+
+
+def _denoiser(plan: Plan, images: list[Pixels], on_step: Callable[[TrainStep], None]) -> Denoiser:
+    """The denoiser that was given, or one trained on the trusted images, or trained on them before."""
+    if plan.ready is not None:
+        return plan.ready
     return train_into(
         plan.denoiser_folder,
-        load_pictures(plan.trusted),
+        images,
         plan.request.preset,
         iterations=plan.request.iterations,
         minutes=plan.request.minutes,

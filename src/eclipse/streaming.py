@@ -13,9 +13,9 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ from eclipse.data.imageset import ImageSet
 from eclipse.data.pictures import Picture, encode_png
 from eclipse.data.pixels import quantize
 from eclipse.data.rows import Row, Source
+from eclipse.device import compute_dtype
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.errors import EclipseError
 from eclipse.purification import Purification, absorb, denoise, prepare
@@ -39,7 +40,15 @@ from eclipse.runs import check_same_settings, write_json, write_whole
 
 BATCH_PIXELS = 1 << 24  # of one batch in memory: 16 million pixels are 200 MB as float32
 SHARD_ROWS, SHARD_BYTES = 2048, 64 << 20  # whichever is reached first; what a kill can lose
-_SCHEMA = pa.schema([("id", pa.string()), ("name", pa.string()), ("png", pa.large_binary()), ("refused", pa.string())])
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("name", pa.string()),
+        ("origin", pa.binary(16)),
+        ("png", pa.large_binary()),
+        ("refused", pa.string()),
+    ]
+)
 
 T = TypeVar("T")
 
@@ -126,23 +135,23 @@ def purify_source(
         EclipseError: an unreadable image (unless skipped), an output that cannot be, other settings than those of
             the run that is to be resumed.
     """
+    shards = _Shards(out, _settings(job, denoiser), job.skip_bad, source.fingerprint())
+    shards.check_input(source)
     # A kill between the last rename and the end of the run leaves both the output and its shards.
-    assembled = out.exists() and shard_folder(out).exists()
+    assembled = shards.rows == len(source) and is_made(out)
     if not assembled:
         check_output(source, out, job.format)
     job.how.indices(denoiser)
-    shards = _Shards(shard_folder(out), _settings(source, denoiser, job))
     ready = prepare(denoiser, job.device)
     began, busy, resumed = time.monotonic(), 0.0, shards.rows
-    work = _prefetch(_absorbed(source, ready, job, batch, shards.rows))
-    with _Writer(shards) as writer:
+    with closing(_prefetch(_absorbed(source, ready, job, batch, resumed))) as work, _Writer(shards) as writer:
         for absorbed in work:
             at = time.monotonic()
             finished = _denoised(ready, absorbed, job)
             now = time.monotonic()
             busy += now - at
             writer.put(finished)
-            done = absorbed.first + len(absorbed.rows)
+            done = absorbed.first + len(finished)
             on_progress(Progress(done, len(source), (done - resumed) / (now - began), busy / (now - began)))
     skipped = shards.skipped()
     if len(skipped) == len(source):
@@ -162,6 +171,22 @@ def shard_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.purifying")
 
 
+def is_made(out: Path) -> bool:
+    """Whether there is anything at the place of an output; an empty folder is nothing."""
+    return out.exists() and not (out.is_dir() and not any(out.iterdir()))
+
+
+def check_resumable(out: Path, job: Job, denoiser: Denoiser | None) -> None:
+    """Refuse, before any work, settings other than those of the unfinished run on the same output, if there is one.
+
+    Args:
+        out: the output.
+        job: what is asked for.
+        denoiser: None while it is not trained yet.
+    """
+    _Shards(out, _settings(job, denoiser), job.skip_bad)
+
+
 def _digested(pictures: Iterator[tuple[str, bytes]], digest: hashlib._Hash) -> Iterator[tuple[str, bytes]]:
     for id, png in pictures:
         digest.update(id.encode("utf-8", "surrogatepass"))
@@ -169,123 +194,152 @@ def _digested(pictures: Iterator[tuple[str, bytes]], digest: hashlib._Hash) -> I
         yield id, png
 
 
-def _settings(source: Source, denoiser: Denoiser, job: Job) -> dict[str, Any]:
-    """What a state must agree on to be gone on with; the names are those of the options."""
+def check_first(source: Source, denoiser: Denoiser, skip_bad: bool) -> None:
+    """Refuse, before any work, a first image that cannot be read or is of a size that the denoiser does not take."""
+    item = _read(next(source.rows()), skip_bad)
+    if isinstance(item.picture, Picture):
+        _check_size(denoiser, item.name, *item.picture.rgb.shape[1:])
+
+
+def _settings(job: Job, denoiser: Denoiser | None) -> dict[str, Any]:
+    """What a state must agree on to be gone on with, as far as it is known; the names are those of the options."""
     return {
-        "input": source.fingerprint(),
-        "denoiser": fingerprint_denoiser(denoiser),
+        **({} if denoiser is None else {"denoiser": fingerprint_denoiser(denoiser)}),
         "sigma": job.how.sigma * 255,
         "steps": job.how.steps,
         "sampler": job.how.sampler,
         "seed": job.seed,
         "device": torch.device(job.device).type,
+        "precision": str(compute_dtype(job.device)[0]),
         "compensate": list(job.once) if job.once else None,
-        "skip-bad": job.skip_bad,
     }
 
 
 @dataclass(frozen=True)
-class _Result:
-    """A row and what became of it: its purified picture, or the reason why it is left out."""
+class _Item:
+    """A row on its way.
 
-    row: Row
+    Attributes:
+        id: of the row.
+        name: for messages.
+        origin: digest of what was read, to tell whether a finished row is still the same.
+        picture: as read, later as purified; or the reason why there is none.
+    """
+
+    id: str
+    name: str
+    origin: bytes
     picture: Picture | str
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Rows on their way: a picture or the reason why there is none, and the noised ones by their size."""
+    """Rows on their way, and the noised images among them by size, with their places in the batch."""
 
     first: int
-    rows: list[Row]
-    pictures: list[Picture | str]
+    items: list[_Item]
     noised: dict[tuple[int, int], tuple[list[int], Tensor]]
 
 
 def _absorbed(source: Source, denoiser: Denoiser, job: Job, batch: int, start: int) -> Iterator[_Batch]:
     """Read, decode and noise batches of rows; runs in the thread of ``_prefetch``."""
-    rows = source.rows(start)
     first = start
-    while chunk := list(islice(rows, batch)):
-        for part, pictures in _within_budget(chunk, job.skip_bad):
-            yield _absorb_batch(denoiser, job, first, part, pictures)
-            first += len(part)
+    for items in _batches(source.rows(start), batch, job.skip_bad):
+        yield _Batch(first, items, _noised(denoiser, job, items))
+        first += len(items)
 
 
-def _within_budget(chunk: list[Row], skip_bad: bool) -> Iterator[tuple[list[Row], list[Picture | str]]]:
-    """Decode rows and cut them where their pixels would take too much memory."""
-    rows: list[Row] = []
-    pictures: list[Picture | str] = []
+def _batches(rows: Iterator[Row], batch: int, skip_bad: bool) -> Iterator[list[_Item]]:
+    """Decode rows, and end a batch where it has enough images or their pixels would take too much memory."""
+    items: list[_Item] = []
     pixels = 0
-    for row in chunk:
-        picture = _decode(row, skip_bad)
-        size = 0 if isinstance(picture, str) else picture.rgb[0].size
-        if rows and pixels + size > BATCH_PIXELS:
-            yield rows, pictures
-            rows, pictures, pixels = [], [], 0
-        rows.append(row)
-        pictures.append(picture)
+    for row in rows:
+        item = _read(row, skip_bad)
+        size = _values(item) // 3
+        if items and pixels + size > BATCH_PIXELS:
+            yield items
+            items, pixels = [], 0
+        items.append(item)
         pixels += size
-    yield rows, pictures
+        if len(items) == batch:
+            yield items
+            items, pixels = [], 0
+    if items:
+        yield items
 
 
-def _decode(row: Row, skip_bad: bool) -> Picture | str:
+def _read(row: Row, skip_bad: bool) -> _Item:
     try:
-        return row.picture()
+        return _Item(row.id, row.name, _origin(row), row.picture())
     except EclipseError as error:
         if not skip_bad:
             raise EclipseError(f"{error}; --skip-bad leaves such images out") from error
-        return str(error)
+        return _Item(row.id, row.name, _origin(row), str(error))
 
 
-def _absorb_batch(denoiser: Denoiser, job: Job, first: int, rows: list[Row], pictures: list[Picture | str]) -> _Batch:
+def _origin(row: Row) -> bytes:
+    data = row.data if isinstance(row.data, bytes) else np.ascontiguousarray(row.data).data
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _values(item: _Item) -> int:
+    """How many numbers the image consists of."""
+    return 0 if isinstance(item.picture, str) else item.picture.rgb.size
+
+
+def _noised(denoiser: Denoiser, job: Job, items: list[_Item]) -> dict[tuple[int, int], tuple[list[int], Tensor]]:
     by_size: dict[tuple[int, int], list[int]] = {}
-    for i, picture in enumerate(pictures):
-        if not isinstance(picture, str):
-            height, width = picture.rgb.shape[1:]
-            _check_size(denoiser, rows[i], height, width)
+    for i, item in enumerate(items):
+        if not isinstance(item.picture, str):
+            height, width = item.picture.rgb.shape[1:]
+            _check_size(denoiser, item.name, height, width)
             by_size.setdefault((height, width), []).append(i)
     noised = {}
     for size, members in by_size.items():
-        images = torch.from_numpy(np.stack([_rgb(pictures[i]) for i in members]))
-        ids = [rows[i].id for i in members]
-        noised[size] = members, absorb(denoiser, images, ids, job.how, job.seed)
-    return _Batch(first, rows, pictures, noised)
+        images = torch.from_numpy(np.stack([_picture(items[i]).rgb for i in members]))
+        noised[size] = members, absorb(denoiser, images, [items[i].id for i in members], job.how, job.seed)
+    return noised
 
 
-def _check_size(denoiser: Denoiser, row: Row, height: int, width: int) -> None:
+def _check_size(denoiser: Denoiser, name: str, height: int, width: int) -> None:
     try:
         denoiser.check_size(height, width)
     except EclipseError as error:
-        raise EclipseError(f"{row.name}: {error}") from error
+        raise EclipseError(f"{name}: {error}") from error
 
 
-def _rgb(picture: Picture | str) -> NDArray[np.uint8]:
-    assert isinstance(picture, Picture)
-    return picture.rgb
+def _picture(item: _Item) -> Picture:
+    assert isinstance(item.picture, Picture)
+    return item.picture
 
 
-def _denoised(denoiser: Denoiser, batch: _Batch, job: Job) -> list[_Result]:
+def _denoised(denoiser: Denoiser, batch: _Batch, job: Job) -> list[_Item]:
     """Bring a batch back from its noise."""
-    results = [_Result(row, picture) for row, picture in zip(batch.rows, batch.pictures, strict=True)]
+    items = list(batch.items)
     for members, x_t in batch.noised.values():
-        ids = tuple(batch.rows[i].id for i in members)
+        ids = [items[i].id for i in members]
         images = quantize(denoise(denoiser, x_t.to(job.device), ids, job.how, job.seed)).cpu().numpy()
-        if job.once is not None:
-            p, sigma = job.once
-            images = once(ImageSet(images, ids), p=p, sigma=sigma, seed=job.seed).images
         for i, image in zip(members, images, strict=True):
-            results[i] = _Result(batch.rows[i], _repainted(batch.pictures[i], image))
-    return results
+            picture = _repainted(_picture(items[i]), image)
+            if job.once is not None:
+                picture = _compensated(picture, items[i].id, *job.once, job.seed)
+            items[i] = replace(items[i], picture=picture)
+    return items
 
 
-def _repainted(picture: Picture | str, rgb: NDArray[np.uint8]) -> Picture:
+def _repainted(picture: Picture, rgb: NDArray[np.uint8]) -> Picture:
     """The picture with purified pixels; one that was gray stays so."""
-    assert isinstance(picture, Picture)
     if picture.gray:
         gray = rgb.mean(axis=0, dtype=np.float32).round().astype(np.uint8)
         rgb = np.repeat(gray[None], 3, axis=0)
     return replace(picture, rgb=rgb)
+
+
+def _compensated(picture: Picture, id: str, p: float, sigma: float, seed: int) -> Picture:
+    """The picture with the compensation written into it; a gray one gets one plane of noise, not the mean of three."""
+    stored = picture.rgb[:1] if picture.gray else picture.rgb
+    corrupted = once(ImageSet(stored[None], (id,)), p=p, sigma=sigma, seed=seed).images[0]
+    return replace(picture, rgb=np.broadcast_to(corrupted, picture.rgb.shape))
 
 
 def fingerprint_denoiser(denoiser: Denoiser) -> str:
@@ -298,29 +352,54 @@ def fingerprint_denoiser(denoiser: Denoiser) -> str:
 
 
 class _Shards:
-    """Finished rows on the disk, in order, in files that are whole or absent."""
+    """Finished rows on the disk, in order, in files that are whole or absent.
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.folder = folder
-        settings_file = folder / "settings.json"
-        if settings_file.exists():
-            check_same_settings(json.loads(settings_file.read_text()), settings, folder)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(settings_file, settings)
-        self.files = sorted(folder.glob("shard-*.arrow"))
+    Opening refuses finished rows that were made with other settings.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], skip_bad: bool, input: str = "") -> None:
+        self.folder = shard_folder(out)
+        self._settings = {**settings, "input": input}
+        self.files = sorted(self.folder.glob("shard-*.arrow"))
         self.rows = sum(table.num_rows for table in self._tables())
+        if self.files:
+            made = self._made()
+            check_same_settings({name: made.get(name) for name in settings}, settings, self.folder)
+            if not skip_bad and self.skipped():
+                check_same_settings({"skip-bad": True}, {"skip-bad": False}, self.folder)
 
-    def add(self, results: list[_Result]) -> None:
-        """Store results, encoded, as the next shard."""
-        refused = [r.picture if isinstance(r.picture, str) else None for r in results]
-        png = [None if isinstance(r.picture, str) else encode_png(r.picture) for r in results]
-        columns = [[r.row.id for r in results], [r.row.name for r in results], png, refused]
-        arrays = [pa.array(c, field.type) for c, field in zip(columns, _SCHEMA, strict=True)]
-        batch = pa.record_batch(arrays, schema=_SCHEMA)
+    @property
+    def _settings_file(self) -> Path:
+        return self.folder / "settings.json"
+
+    def _made(self) -> dict[str, Any]:
+        return dict(json.loads(self._settings_file.read_text()))
+
+    def check_input(self, source: Source) -> None:
+        """Refuse a changed input, unless only rows changed that are not finished: a bad image may have been mended."""
+        if not self.files or self._made().get("input") == self._settings["input"]:
+            return
+        rows = source.rows()
+        for table in self._tables():
+            for id, origin in zip(table["id"].to_pylist(), table["origin"].to_pylist(), strict=True):
+                row = next(rows, None)
+                if row is None or (row.id, _origin(row)) != (id, origin):
+                    raise EclipseError(
+                        f"the image {id} of {source.spec} has changed since {self.folder} was made from it; put the "
+                        "old one back, choose another output, or delete that folder to start anew"
+                    )
+
+    def add(self, items: list[_Item]) -> None:
+        """Store items, encoded, as the next shard."""
+        refused = [item.picture if isinstance(item.picture, str) else None for item in items]
+        png = [None if isinstance(item.picture, str) else encode_png(item.picture) for item in items]
+        columns = [[x.id for x in items], [x.name for x in items], [x.origin for x in items], png, refused]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, _SCHEMA) as writer:
-            writer.write_batch(batch)
+            writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+        if not self.files:
+            write_json(self._settings_file, self._settings)
         path = self.folder / f"shard-{len(self.files):06d}.arrow"
         write_whole(path, sink.getvalue())
         self.files.append(path)
@@ -347,11 +426,12 @@ class _Shards:
 
 
 class _Writer:
-    """Encodes and stores results in a thread of its own, so that the network does not wait."""
+    """Encodes and stores items in a thread of its own, so that the network does not wait."""
 
     def __init__(self, shards: _Shards) -> None:
         self._shards = shards
-        self._queue: queue.Queue[list[_Result] | None] = queue.Queue(maxsize=4)
+        self._queue: queue.Queue[list[_Item] | None] = queue.Queue(maxsize=4)
+        self._waiting: list[_Item] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -359,10 +439,10 @@ class _Writer:
         self._thread.start()
         return self
 
-    def put(self, results: list[_Result]) -> None:
-        """Hand results over; raises what went wrong with earlier ones."""
+    def put(self, items: list[_Item]) -> None:
+        """Hand items over; raises what went wrong with earlier ones."""
         self._raise()
-        self._queue.put(results)
+        self._queue.put(items)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._queue.put(None)
@@ -375,26 +455,26 @@ class _Writer:
             raise self._error
 
     def _run(self) -> None:
-        pending: list[_Result] = []
-        size = 0
-        while (results := self._queue.get()) is not None:
+        # After an error the queue is emptied all the same: a full one would hold up the main thread for ever.
+        items: list[_Item] | None = []
+        while items is not None:
+            items = self._queue.get()
             if self._error is None:
-                pending += results
-                size += sum(_rgb(r.picture).size for r in results if not isinstance(r.picture, str))
-                if len(pending) >= SHARD_ROWS or size >= SHARD_BYTES:
-                    self._store(pending)
-                    pending, size = [], 0
-        if pending and self._error is None:
-            self._store(pending)
+                try:
+                    self._take(items)
+                except BaseException as error:  # handed to the main thread by the next put
+                    self._error = error
 
-    def _store(self, results: list[_Result]) -> None:
-        try:
-            self._shards.add(results)
-        except BaseException as error:  # handed to the main thread by the next put
-            self._error = error
+    def _take(self, items: list[_Item] | None) -> None:
+        """Store what is waiting when it makes a shard, or when no more comes."""
+        self._waiting += items or []
+        full = len(self._waiting) >= SHARD_ROWS or sum(map(_values, self._waiting)) >= SHARD_BYTES
+        if self._waiting and (full or items is None):
+            self._shards.add(self._waiting)
+            self._waiting = []
 
 
-def _prefetch(items: Iterator[T], ahead: int = 3) -> Iterator[T]:
+def _prefetch(items: Iterator[T], ahead: int = 3) -> Generator[T, None, None]:
     """Run an iterator in a thread, a few items ahead; its exceptions come out here."""
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=ahead)
     stop = threading.Event()
@@ -416,7 +496,8 @@ def _prefetch(items: Iterator[T], ahead: int = 3) -> Iterator[T]:
         except BaseException as error:
             offer(None, error)
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
     try:
         while True:
             item, error = ready.get()
@@ -427,3 +508,4 @@ def _prefetch(items: Iterator[T], ahead: int = 3) -> Iterator[T]:
             yield item
     finally:
         stop.set()
+        thread.join()  # a thread that computes while the interpreter shuts down can crash it

@@ -2,14 +2,28 @@
 
 import errno
 import sys
+from typing import Any
 
 import typer
+import typer.core
 
 from eclipse.cli import demo, denoiser, doctor, purify
 from eclipse.errors import EclipseError
 
+
+class _Commands(typer.core.TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C is caught here, because typer would end the process without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("eclipse: interrupted; the same command goes on where it was", file=sys.stderr)
+            sys.exit(130)
+
+
 app = typer.Typer(
     name="eclipse",
+    cls=_Commands,
     help="Purify image training sets that may carry invisible poisons ('unlearnable examples').\n\n"
     "Start with: eclipse purify IMAGES --trusted CLEAN --out PURIFIED",
     no_args_is_help=True,
@@ -31,14 +45,11 @@ def main() -> None:
         fail(str(error))
     except OSError as error:
         fail(_os_sentence(error))
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
 
 
 def fail(message: str) -> None:
     """Say what is wrong in one sentence and leave with code 2."""
-    print(f"eclipse: {message}", file=sys.stderr)
+    print("eclipse:", " ".join(message.splitlines()), file=sys.stderr)  # names of files may have line breaks
     sys.exit(2)
 
 
@@ -48,10 +59,13 @@ _REMEDIES = {
     errno.EROFS: "the target is read-only: choose another output",
     errno.EACCES: "permission denied: choose a place that you may read and write",
     errno.EPERM: "not permitted: choose a place that you may read and write",
+    errno.ENOTDIR: "a part of this path is a file: choose another place",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
     errno.ENOENT: "it has vanished: put it back and run the same command again, it goes on where it was",
 }
 
 
 def _os_sentence(error: OSError) -> str:
     what = f"{error.filename}: " if error.filename else ""
-    return what + _REMEDIES.get(error.errno or 0, str(error.strerror or error))
+    remedy = "mend that and run the same command again, it goes on where it was"
+    return what + _REMEDIES.get(error.errno or 0, f"{error.strerror or error}: {remedy}")

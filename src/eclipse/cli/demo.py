@@ -16,7 +16,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for data sets, picture and numbers")] = Path("demo-output"),
     data: Annotated[str | None, typer.Option(help="your own labelled data set, images of one size")] = None,
     attack: Annotated[str, typer.Option(help="lsp, urp or ar")] = "lsp",
-    seed: Annotated[int, typer.Option(help="decides split, poison, victim and purification")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="decides split, poison, victim and purification")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Run the demo."""

@@ -36,11 +36,12 @@ def train(
     from eclipse.diffusion.denoiser import describe
     from eclipse.diffusion.presets import get_preset
     from eclipse.diffusion.sparse import settings, train_into
+    from eclipse.diffusion.training import check_trusted
 
     source = open_source(clean, image_column=image_column)
-    where = resolve_device(device)
-    get_preset(preset)
+    where, config = resolve_device(device), get_preset(preset).denoiser
     images = load_pictures(source)
+    check_trusted(images, config)
     level = None if sigma is None else sigma / 255
     asked = settings(images, preset, iterations, minutes, level, seed)
     facts("settings", {**asked, "images": len(images), "output": out, "device": describe_device(where)})
@@ -65,9 +66,10 @@ def train(
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="an improved-diffusion checkpoint, ema_0.9999_250000.pt")],
     out: Annotated[Path, typer.Option(help="the folder to keep the denoiser in")],
-    heads: Annotated[int, typer.Option(help="attention heads; the file does not tell (the paper: 4)")] = 4,
+    heads: Annotated[int, typer.Option(min=1, help="attention heads; the file does not tell (the paper: 4)")] = 4,
     image_size: Annotated[
-        int | None, typer.Option(help="the size that it was trained on", show_default="told by its attention levels")
+        int | None,
+        typer.Option(min=1, help="the size that it was trained on", show_default="told by its attention levels"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check the checkpoint, then stop")] = False,
 ) -> None:

@@ -1,6 +1,6 @@
 """``eclipse doctor``."""
 
-HELP = "Say what this machine offers: versions, processor or GPU, precision, speed, memory, disk and extras."
+HELP = "Say what this machine offers: versions, processor or GPU, precision, speed, memory and disk."
 
 
 def doctor() -> None:
@@ -15,5 +15,6 @@ def doctor() -> None:
         facts(title, table)
     for problem in report.problems:
         print(f"problem: {problem}")
-    print("no problems found" if not report.problems else f"{len(report.problems)} problems found")
+    if not report.problems:
+        print("no problems found")
     sys.exit(1 if report.problems else 0)

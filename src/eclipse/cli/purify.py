@@ -74,6 +74,8 @@ def purify(
     )
     plan = pipeline.plan(request)
     if plan.finished:
+        if not dry_run:
+            pipeline.tidy(plan)
         print(f"{out} is complete already, with the same settings")
         return
     facts("settings", plan.describe())

@@ -81,7 +81,7 @@ FAST = Preset(
         image_size=None,
         preset="fast",
     ),
-    training=Training(iterations=3000, batch=16, lr=2e-3, decay=True, ema=0.995, copies=4, crop=64),
+    training=Training(iterations=3000, batch=16, lr=2e-3, decay=True, ema=0.995, copies=4, crop=32),
     sigma=21.6 / 255,
     steps=1,
     sampler="one-step",

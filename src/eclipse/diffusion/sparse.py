@@ -78,9 +78,10 @@ def settings(
     seed: int,
 ) -> dict[str, Any]:
     """What decides the weights of a denoiser, as options name it."""
+    training = _training(get_preset(preset), iterations, minutes)
     return {
         "preset": preset,
-        "iterations": None if minutes is not None else _training(get_preset(preset), iterations, None).iterations,
+        "iterations": None if minutes is not None else training.iterations,
         "minutes": minutes,
         "noise levels": _levels(get_preset(preset), sigma),
         "seed": seed,
