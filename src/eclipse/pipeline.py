@@ -272,6 +272,7 @@ def run(
     write_json(path, manifest)
     try:
         denoiser = kept or _denoiser(plan, images, on_step)
+        images.clear()  # they may take as much memory as all the rest
         trained = time.time()
         out, batch = plan.request.out, plan.request.batch
         outcome = purify_source(plan.source, denoiser, out, plan.job, batch=batch, on_progress=on_progress)

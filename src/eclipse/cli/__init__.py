@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import warnings
 from typing import Any
 
 import typer
@@ -39,6 +40,8 @@ app.command("doctor", help=doctor.HELP)(doctor.doctor)
 
 def main() -> None:
     """Run the command line; the entry point of the package."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # Python's warnings are for programmers; python -W brings them back
     try:
         app()
     except EclipseError as error:
