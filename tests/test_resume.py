@@ -207,6 +207,7 @@ def test_other_settings_on_an_unfinished_output_are_refused_before_anything_is_w
     for setting in ("purification sigma", "purification sampler", "purification steps", "seed", "compensation mode"):
         name = "compensate" if setting == "compensation mode" else setting.removeprefix("purification ")
         refused(purify(*options(OTHER[setting])), name)
+        refused(purify(*options(OTHER[setting]), "--dry-run"), name)
     assert tree_bytes(tmp_path) == before
     assert purify(*options({})).code == 0
 

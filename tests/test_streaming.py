@@ -344,8 +344,10 @@ def test_an_empty_folder_at_the_place_of_the_output_is_not_taken_for_it(denoiser
     source, out = open_source(folder(tmp_path / "in")), tmp_path / "out"
     whole = made(source, denoiser, tmp_path / "whole")
     out.mkdir()
-    with pytest.raises(Break):
-        purify_source(source, denoiser, out, JOB, batch=4, on_progress=Breaking(3))
+    for batches in (2, 2):
+        with pytest.raises(Break):
+            purify_source(source, denoiser, out, JOB, batch=4, on_progress=Breaking(batches))
+    assert finished_rows(out) == 13
     assert made(source, denoiser, out) == whole
 
 
@@ -474,9 +476,9 @@ class Counting(ArrayStore):
             yield row
 
 
-@pytest.mark.parametrize("slow", ["denoise", "write_whole"])
+@pytest.mark.parametrize(("slow", "pause_s"), [("denoise", 0.01), ("write_whole", 0.06)])
 def test_reading_waits_for_the_network_and_the_disk(
-    denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
+    denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str, pause_s: float
 ) -> None:
     store = Counting(archive(tmp_path / "in.npz", 100))
     source = Source("counted", store, range(100))
@@ -484,7 +486,7 @@ def test_reading_waits_for_the_network_and_the_disk(
     add = streaming._Shards.add
 
     def slowly(*args: Any) -> Any:
-        time.sleep(0.01)
+        time.sleep(pause_s)
         return work(*args)
 
     def stored(shards: streaming._Shards, items: list[Any]) -> None:
