@@ -21,8 +21,8 @@ from eclipse.device import compute_dtype, describe_device, resolve_device
 from eclipse.diffusion.checkpoint import load_denoiser
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.presets import Preset, get_preset
+from eclipse.diffusion.sparse import levels, train_into
 from eclipse.diffusion.sparse import settings as training_settings
-from eclipse.diffusion.sparse import train_into
 from eclipse.diffusion.training import MIN_IMAGES, TrainStep, check_trusted
 from eclipse.errors import EclipseError
 from eclipse.purification import preset_of, purification
@@ -202,8 +202,7 @@ def _training(request: Request, sigma: float) -> dict[str, Any]:
 
 def _untrained(preset: Preset, sigma: float) -> Denoiser:
     """What is known of a denoiser before it is trained: its settings, not its network."""
-    levels = max(preset.denoiser.t_max, preset.denoiser.schedule.index(sigma) + 1)
-    return Denoiser(replace(preset.denoiser, t_max=levels), nn.Identity())
+    return Denoiser(replace(preset.denoiser, t_max=levels(preset, sigma)), nn.Identity())
 
 
 def _compared(plan: Plan) -> Plan:

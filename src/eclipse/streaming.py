@@ -35,10 +35,9 @@ from eclipse.data.rows import Row, Source
 from eclipse.device import compute_dtype
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.errors import EclipseError
-from eclipse.purification import Purification, absorb, denoise, prepare
+from eclipse.purification import BATCH_PIXELS, Purification, absorb, denoise, prepare
 from eclipse.runs import check_same_settings, write_json, write_whole
 
-BATCH_PIXELS = 1 << 24  # of one batch in memory: 16 million pixels are 200 MB as float32
 SHARD_ROWS, SHARD_BYTES = 2048, 64 << 20  # whichever is reached first; what a kill can lose
 _SCHEMA = pa.schema(
     [

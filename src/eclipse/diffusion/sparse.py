@@ -44,7 +44,7 @@ def train_denoiser(
         EclipseError: too few images, wrong sizes, an unknown preset, a state made with other settings.
     """
     chosen, where = get_preset(preset), resolve_device(device)
-    config = replace(chosen.denoiser, t_max=_levels(chosen, sigma))
+    config = replace(chosen.denoiser, t_max=levels(chosen, sigma))
     check_trusted(images, config)
     training = _training(chosen, iterations, minutes)
     with seeded(seed, "weights"):
@@ -83,7 +83,7 @@ def settings(
         "preset": preset,
         "iterations": None if minutes is not None else training.iterations,
         "minutes": minutes,
-        "noise levels": _levels(get_preset(preset), sigma),
+        "noise levels": levels(get_preset(preset), sigma),
         "seed": seed,
         "trusted": fingerprint_images(images),
     }
@@ -139,7 +139,7 @@ def _training(preset: Preset, iterations: int | None, minutes: float | None) -> 
     return preset.training if iterations is None else replace(preset.training, iterations=iterations)
 
 
-def _levels(preset: Preset, sigma: float | None) -> int:
+def levels(preset: Preset, sigma: float | None) -> int:
     """How many indices to train on: the preset's, or more where a higher level is asked for."""
     asked = 0 if sigma is None else preset.denoiser.schedule.index(sigma) + 1
     return max(preset.denoiser.t_max, asked)
