@@ -54,7 +54,7 @@ class Bench:
         purification_s = 0.0
         if "A" in PARTS[part]:
             data, purification_s = self._purified(data, poison, seed)
-        compensate = Compensate(FAST.p, FAST.noise) if "BC" in PARTS[part] else None
+        compensate = Compensate(FAST.p, FAST.noise, FAST.q) if "BC" in PARTS[part] else None
 
         def augment(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             return (x if compensate is None else compensate(x)), y
@@ -76,7 +76,7 @@ class Bench:
             "parameters": sum(p.numel() for p in victim.parameters()),
             "recipe": asdict(recipe),
             "purification": {"sigma": FAST.sigma * 255, "steps": FAST.steps, "sampler": FAST.sampler},
-            "compensation": {"p": FAST.p, "sigma": FAST.noise},
+            "compensation": {"p": FAST.p, "sigma": FAST.noise, "q": FAST.q} if "BC" in PARTS[part] else None,
             "denoiser": describe(self.denoiser) if self.denoiser and "A" in PARTS[part] else None,
             "accuracy": accuracy(victim, self.test, device=self.args.device),
             "train accuracy": epochs[-1].train_accuracy,
@@ -101,7 +101,7 @@ def render(results: Path) -> str:
     scores: dict[tuple[str, str], list[float]] = {}
     for cell in cells:
         scores.setdefault((cell["poison"], cell["parts"]), []).append(100 * cell["accuracy"])
-    one = next(cell for cell in cells if cell["denoiser"])
+    one = next(cell for cell in cells if cell["denoiser"] and cell["parts"] == "A+B+C")
     clean = statistics.mean(scores["clean", "none"])
     lines = [
         "# Recovery",
@@ -111,8 +111,9 @@ def render(results: Path) -> str:
         f"{one['recipe']['epochs']} epochs, last epoch. Preset `fast`: noise level "
         f"{one['purification']['sigma']:.1f}/255, "
         f"{one['purification']['steps']} step(s), `{one['purification']['sampler']}`; compensation p = "
-        f"{one['compensation']['p']}, sigma = {one['compensation']['sigma']}, online. Denoiser: "
-        f"{one['denoiser']['parameters']} parameters, trained on {one['denoiser']['trusted images']} images in "
+        f"{one['compensation']['p']}, sigma = {one['compensation']['sigma']}, q = {one['compensation']['q']}, online. "
+        f"Denoiser: {one['denoiser']['parameters']} parameters, trained on "
+        f"{one['denoiser']['trusted images']} images in "
         f"{one['denoiser']['seconds']:.0f} s. Device: {one['device']}.",
         "",
         "Accuracy in %, mean and standard deviation over seeds; recovery = (defended - poisoned) / (clean - poisoned), "

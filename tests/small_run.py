@@ -13,16 +13,21 @@ from typing import Any
 import torch
 from tiny import CONFIG
 
-from eclipse import pipeline, streaming
+from eclipse import pipeline, poisoning, shards, streaming
+from eclipse.attacks import ATTACKS, crafting
 from eclipse.cli import main, show
 from eclipse.diffusion import presets, training
 from eclipse.diffusion.presets import FAST
 
 PAUSE_S = 0.01
+FAKE = {"fake": "fake_attack:Fake"}
 
-# The processes are forked from one that has imported everything, which takes seconds, and has computed nothing.
+# The processes are forked from one that has imported everything, which takes seconds (torch._dynamo, which each
+# optimizer imports, most of them), and has computed nothing.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__, pipeline.__name__, show.__name__])
+CONTEXT.set_forkserver_preload(
+    [__name__, pipeline.__name__, poisoning.__name__, show.__name__, "fake_attack", "torch._dynamo"]
+)
 
 
 def slowly(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,9 +41,12 @@ def slowly(work: Callable[..., Any]) -> Callable[..., Any]:
 def run(arguments: list[str], log: Path) -> None:
     """Be the command ``eclipse`` with these arguments; what it prints goes to a file."""
     torch.set_num_threads(1)
-    streaming.SHARD_ROWS = 4
+    shards.SHARD_ROWS = 4
     training.CHECKPOINT_EVERY_S = 0.0
     presets.PRESETS["fast"] = replace(FAST, denoiser=CONFIG, training=replace(FAST.training, batch=4))
+    ATTACKS.update(FAKE)
+    crafting.ROWS = 8
+    crafting.Crafting.save = slowly(crafting.Crafting.save)  # type: ignore[method-assign]
     streaming.denoise, training.draw = slowly(streaming.denoise), slowly(training.draw)
     sys.argv = ["eclipse", *arguments]
     with log.open("w") as sys.stdout, log.open("w") as sys.stderr:

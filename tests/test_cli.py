@@ -29,7 +29,7 @@ from test_data_hostile import malicious
 from test_data_layouts import tree_bytes
 from tiny import tiny_denoiser
 
-from eclipse import doctor, pipeline, streaming
+from eclipse import doctor, pipeline, runs, shards, streaming
 from eclipse.cli import show
 from eclipse.compensate import once
 from eclipse.data import assemble
@@ -306,8 +306,8 @@ $ eclipse denoiser train trusted --out out --preset papr
 unknown preset 'papr'; did you mean 'paper'\?
 $ eclipse purify images --denoiser denoiser --out out --format parqet
 unknown format 'parqet'; did you mean 'parquet'\?
-$ eclipse demo --attack lps --out out
-unknown attack 'lps'; did you mean 'lsp'\?
+$ eclipse demo --attack lspp --out out
+unknown attack 'lspp'; did you mean 'lsp'\?
 $ eclipse purify images --denoiser denoiser --out out --device gpu
 device 'gpu' is not one that torch knows; expected auto, cpu or cuda
 $ eclipse purify images --denoiser denoiser --out out --device cuda
@@ -379,7 +379,7 @@ def manifest(out: str = "out") -> dict[str, Any]:
 def test_one_bad_image_among_many_stops_the_run_and_may_be_left_out(
     place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "SHARD_ROWS", 4)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 4)
     Path("images", "class1", "007.png").write_bytes(b"I am text")
     said = command(*USE, "images", "--batch", 2)
     assert refusal(said).endswith("; --skip-bad leaves such images out")
@@ -402,8 +402,8 @@ def test_an_error_of_the_disk_is_one_sentence_and_leaves_no_half_output(
         raise OSError(code, os.strerror(code), "out")
 
     owner, name = {
-        "first": (pipeline, "write_json"),
-        "shards": (streaming, "write_whole"),
+        "first": (runs, "write_json"),
+        "shards": (shards, "write_whole"),
         "output": (assemble, "_publish"),
     }[moment]
     with monkeypatch.context() as patch:
@@ -471,7 +471,8 @@ def test_a_wrong_option_is_answered_by_the_right_one(command: Command, arguments
 
 
 def test_help_is_there_for_every_command_and_loads_nothing_heavy() -> None:
-    commands = ["", "purify", "denoiser", "denoiser train", "denoiser import", "denoiser info", "demo", "doctor"]
+    commands = ["", "purify", "poison", "verify", "attacks", "denoiser", "denoiser train", "denoiser import"]
+    commands += ["denoiser info", "demo", "doctor"]
     code = """
 import sys
 from eclipse.cli import main
@@ -539,16 +540,16 @@ def test_every_format_holds_the_same_images(place: Path, command: Command, forma
 
 
 def test_compensation_may_be_written_into_the_images(place: Path, command: Command) -> None:
-    said = command(*USE, "images", "--compensate", "once", "--p", 0.5, "--noise", 0.1, "--seed", 2)
+    said = command(*USE, "images", "--compensate", "once", "--p", 0.5, "--noise", 0.1, "--q", 0.8, "--seed", 2)
     assert said.code == 0 and "written into the images" in said.out
     before, after = (load_imageset(open_source(spec), "a test") for spec in ("images", "out"))
     plain = purify(before.images, load_denoiser(Path("denoiser")), ids=before.ids, seed=2)
-    expected = once(ImageSet(plain, before.ids), p=0.5, sigma=0.1, seed=2)
+    expected = once(ImageSet(plain, before.ids), p=0.5, sigma=0.1, q=0.8, seed=2)
     np.testing.assert_array_equal(after.images, expected.images)
 
 
 def test_else_the_advice_is_to_compensate_in_training(place: Path, command: Command) -> None:
-    assert f"train with eclipse.Compensate(p={FAST.p}, sigma={FAST.noise})" in command(*USE, "images").out
+    assert f"train with eclipse.Compensate(p={FAST.p}, sigma={FAST.noise}, q={FAST.q})" in command(*USE, "images").out
 
 
 def test_sliced_tables_keep_their_columns(place: Path, command: Command) -> None:
@@ -588,7 +589,7 @@ def test_the_manifest_tells_what_was_done(place: Path, command: Command) -> None
     assert settings["input"] == {"spec": "images", "layout": "folder", "images": 20}
     assert settings["trusted"] == {"spec": "trusted[:50]", "images": 50}
     assert settings["purification"] == {"sigma": FAST.sigma * 255, "steps": FAST.steps, "sampler": FAST.sampler}
-    assert settings["compensation"] == {"mode": "online", "p": FAST.p, "sigma": FAST.noise}
+    assert settings["compensation"] == {"mode": "online", "p": FAST.p, "sigma": FAST.noise, "q": FAST.q}
     assert settings["training"]["iterations"] == 3 and settings["seed"] == 3 and settings["preset"] == "fast"
     assert settings["device"]["type"] == "cpu" and settings["precision"]
     assert done["versions"]["torch"] and done["started"] <= done["finished"]

@@ -147,12 +147,38 @@ def test_the_input_is_not_written_and_half_precision_stays() -> None:
     assert torch.equal(x, before)
 
 
+def test_noise_comes_with_its_probability() -> None:
+    middle = torch.full((400, 3, 8, 8), 0.5)
+    noisy = (Compensate(p=0, sigma=0.05, q=0.25)(middle) != 0.5).flatten(1).float().mean(1)
+    assert set(noisy.tolist()) == {0.0, 1.0}
+    assert 0.18 < noisy.mean() < 0.32
+    stored = ImageSet.from_arrays(np.full((400, 3, 8, 8), 128, np.uint8))
+    changed = (once(stored, p=0, sigma=0.05, q=0.25, seed=0).images != 128).reshape(400, -1).mean(1) > 0.5
+    assert 0.18 < changed.mean() < 0.32
+
+
+def test_with_noise_on_every_image_gray_and_noise_stay_what_they_were() -> None:
+    data = ImageSet.from_arrays(np.random.default_rng(0).integers(0, 256, (30, 3, 8, 8), dtype=np.uint8))
+    some, all_ = (once(data, p=0.5, sigma=0.05, q=q, seed=0).images for q in (0.5, 1))
+    plain = once(data, p=0.5, sigma=0, seed=0).images
+    alike = [(row == other).all() for row, other in zip(some, all_, strict=True)]
+    unnoised = [(row == other).all() for row, other in zip(some, plain, strict=True)]
+    assert [a != b for a, b in zip(alike, unnoised, strict=True)] == [True] * 30
+    assert 5 < sum(alike) < 25
+
+
+@pytest.mark.parametrize("q", [-0.1, 1.5])
+def test_a_noise_probability_is_a_probability(q: float) -> None:
+    with pytest.raises(EclipseError, match=r"noise probability .*; expected 0 to 1"):
+        Compensate(q=q)
+
+
 def test_it_fits_pipelines_workers_and_printing() -> None:
     x = colors(3)
     pipeline = torch.nn.Sequential(torch.nn.Identity(), Compensate(p=0.25, sigma=0.1))
     assert pipeline(x).shape == x.shape
     assert pickle.loads(pickle.dumps(pipeline))[1].sigma == copy.deepcopy(pipeline)[1].sigma == 0.1
-    assert repr(Compensate()) == "Compensate(p=0.4, sigma=0.05)"
+    assert repr(Compensate()) == "Compensate(p=0.4, sigma=0.05, q=1.0)"
     assert not list(Compensate().parameters())
 
 

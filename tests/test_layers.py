@@ -23,9 +23,9 @@ LAYERS = [
     {"device"},
     {"data"},
     {"diffusion"},
-    {"purification", "compensate", "victims"},
+    {"purification", "compensate", "victims", "shards"},
     {"streaming", "defenses", "attacks", "purifier"},
-    {"report", "bench", "audit", "distributed", "pipeline", "doctor"},
+    {"report", "bench", "audit", "distributed", "pipeline", "poisoning", "verification", "doctor"},
     {"demo"},
     {"cli"},
 ]

@@ -115,7 +115,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 
 
 def test_every_command_of_the_readme_works(reader: Reader) -> None:
-    assert {shlex.split(tried.line)[1] for tried in reader.tried} == {"purify", "denoiser", "demo", "doctor"}
+    told = {shlex.split(tried.line)[1] for tried in reader.tried}
+    assert told == {"purify", "denoiser", "demo", "doctor", "attacks", "poison", "verify"}
     for tried in reader.tried:
         assert tried.exit_code == 0, (tried.line, tried.output, tried.error)
 
@@ -160,7 +161,7 @@ def numbers(preset: Preset) -> list[str]:
         f"{training.iterations:,} steps of {training.batch} images, learning rate {training.lr}",
         f"{training.ema}",
         f"{training.copies}",
-        f"p = {preset.p}, sigma = {preset.noise}",
+        f"p = {preset.p}, sigma = {preset.noise}, q = {preset.q:g}",
     ]
 
 
@@ -173,7 +174,9 @@ def test_the_table_of_presets_has_the_numbers_of_the_code() -> None:
 
 def test_the_other_numbers_of_the_readme_are_those_of_the_code() -> None:
     text = README.read_text()
-    assert set(re.findall(r"Compensate\(p=[^)]*\)", text)) == {f"Compensate(p={FAST.p}, sigma={FAST.noise})"}
+    assert set(re.findall(r"Compensate\(p=[^)]*\)", text)) == {
+        f"Compensate(p={FAST.p}, sigma={FAST.noise}, q={FAST.q})"
+    }
     assert f"Fewer than {MIN_IMAGES} are" in text
     assert f"more than {MAX_PIXELS:,} pixels" in text
 

@@ -15,9 +15,10 @@ from small_run import kill_when, start
 from test_data_layouts import tree_bytes
 from tiny import tiny_denoiser
 
-from eclipse import pipeline, streaming
+from eclipse import pipeline, shards, streaming
 from eclipse.diffusion.checkpoint import save_denoiser
-from eclipse.streaming import Outcome, shard_folder
+from eclipse.shards import shard_folder
+from eclipse.streaming import Outcome
 
 
 @pytest.fixture(scope="session")
@@ -62,10 +63,10 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(data: Path, tmp_path: 
     undisturbed.join()
     assert undisturbed.exitcode == 0, (tmp_path / "undisturbed" / "log").read_text()
 
-    state, shards = killed / ".out.parquet.denoiser.training", shard_folder(killed / "out.parquet")
+    state, stored_in = killed / ".out.parquet.denoiser.training", shard_folder(killed / "out.parquet")
 
     def stored(count: int) -> Callable[[], bool]:
-        return lambda: len(list(shards.glob("shard-*.arrow"))) >= count
+        return lambda: len(list(stored_in.glob("shard-*.arrow"))) >= count
 
     kills: list[tuple[Callable[[], bool], float]] = [
         (lambda: True, 0.3),
@@ -78,7 +79,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(data: Path, tmp_path: 
     for ripe, delay_s in kills:
         kill_when(go(killed), ripe, delay_s)
         steps.append(state.exists())
-        rows.append(len(list(shards.glob("shard-*.arrow"))))
+        rows.append(len(list(stored_in.glob("shard-*.arrow"))))
     assert any(steps) and rows == sorted(rows) and len(set(rows)) > 3, (steps, rows)
 
     last = go(killed)
@@ -202,7 +203,7 @@ def test_other_settings_on_a_complete_output_are_refused_by_name(purify: Command
 def test_other_settings_on_an_unfinished_output_are_refused_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch, purify: Command, tmp_path: Path
 ) -> None:
-    killed_after(monkeypatch, streaming._Shards, "add", purify, *options({}))
+    killed_after(monkeypatch, shards.Shards, "add", purify, *options({}))
     before = tree_bytes(tmp_path)
     for setting in ("purification sigma", "purification sampler", "purification steps", "seed", "compensation mode"):
         name = "compensate" if setting == "compensation mode" else setting.removeprefix("purification ")
@@ -258,7 +259,7 @@ def test_a_failed_run_says_why_and_may_be_repaired(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(streaming, "write_whole", full)
+        patch.setattr(shards, "write_whole", full)
         said = purify()
     assert said.code == 2
     assert said.err.endswith(

@@ -18,7 +18,7 @@ from PIL import Image
 from test_data_layouts import LAYOUTS, tree_bytes
 from tiny import one_sentence, some_images, tiny_denoiser
 
-from eclipse import streaming
+from eclipse import shards, streaming
 from eclipse.compensate import once
 from eclipse.data.arrays import ArrayStore
 from eclipse.data.imageset import ImageSet
@@ -28,7 +28,8 @@ from eclipse.diffusion.checkpoint import load_denoiser
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.errors import EclipseError
 from eclipse.purification import Purification, denoise, purify
-from eclipse.streaming import Job, Progress, purify_source, shard_folder
+from eclipse.shards import shard_folder
+from eclipse.streaming import Job, Progress, purify_source
 
 HOW = Purification(21.6 / 255, 1, "one-step")
 JOB = Job(HOW, seed=3, device="cpu")
@@ -36,7 +37,7 @@ JOB = Job(HOW, seed=3, device="cpu")
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "SHARD_ROWS", 4)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 4)
 
 
 @pytest.fixture(scope="module")
@@ -206,10 +207,10 @@ def test_gray_stays_gray_and_alpha_is_not_touched_at_any_size(denoiser: Denoiser
 
 def test_compensation_once_is_that_of_compensate(denoiser: Denoiser, tmp_path: Path) -> None:
     source = open_source(archive(tmp_path / "in.npz", 20))
-    purify_source(source, denoiser, tmp_path / "out.npz", replace(JOB, once=(0.5, 0.1)), batch=7)
+    purify_source(source, denoiser, tmp_path / "out.npz", replace(JOB, once=(0.5, 0.1, 0.8)), batch=7)
     images = load_imageset(source, "a test")
     plain = purify(images.images, denoiser, ids=images.ids, seed=3, sigma=HOW.sigma)
-    expected = once(ImageSet(plain, images.ids), p=0.5, sigma=0.1, seed=3).images
+    expected = once(ImageSet(plain, images.ids), p=0.5, sigma=0.1, q=0.8, seed=3).images
     np.testing.assert_array_equal(load_imageset(open_source(tmp_path / "out.npz"), "a test").images, expected)
     assert (expected != plain).any()
 
@@ -219,7 +220,7 @@ def test_compensation_once_is_as_noisy_on_gray_images(denoiser: Denoiser, tmp_pa
     Image.fromarray(np.full((64, 64), 128, np.uint8)).save(tmp_path / "in" / "gray.png")
     source = open_source(tmp_path / "in")
     results = []
-    for name, written in (("plain", None), ("once", (0.0, 0.05))):
+    for name, written in (("plain", None), ("once", (0.0, 0.05, 1.0))):
         purify_source(source, denoiser, tmp_path / name, replace(JOB, once=written))
         results.append(pixels(tmp_path / name / "gray.png").astype(float))
     inside = (results[0] > 40) & (results[0] < 215)
@@ -375,7 +376,7 @@ OTHER: dict[str, Job] = {
     "steps": replace(JOB, how=Purification(HOW.sigma, 2, "ddim")),
     "sampler": replace(JOB, how=replace(HOW, sampler="ddim")),
     "seed": replace(JOB, seed=4),
-    "compensate": replace(JOB, once=(0.4, 0.05)),
+    "compensate": replace(JOB, once=(0.4, 0.05, 1.0)),
 }
 
 
@@ -411,7 +412,7 @@ def test_a_full_disk_is_one_error_and_what_was_stored_counts(
 ) -> None:
     source, out = open_source(archive(tmp_path / "in.npz", 60)), tmp_path / "out.npz"
     before = threads()
-    write = streaming.write_whole
+    write = shards.write_whole
 
     def full(path: Path, data: bytes) -> None:
         if path.name == f"shard-{failing:06d}.arrow":
@@ -419,7 +420,7 @@ def test_a_full_disk_is_one_error_and_what_was_stored_counts(
         write(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(streaming, "write_whole", full)
+        patch.setattr(shards, "write_whole", full)
         with pytest.raises(OSError, match="No space left") as caught:
             purify_source(source, denoiser, out, JOB, batch=1)
     assert caught.value.__context__ is None and caught.value.__cause__ is None
@@ -476,25 +477,25 @@ class Counting(ArrayStore):
             yield row
 
 
-@pytest.mark.parametrize(("slow", "pause_s"), [("denoise", 0.01), ("write_whole", 0.06)])
+@pytest.mark.parametrize(("owner", "slow", "pause_s"), [(streaming, "denoise", 0.01), (shards, "write_whole", 0.06)])
 def test_reading_waits_for_the_network_and_the_disk(
-    denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str, pause_s: float
+    denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, slow: str, pause_s: float
 ) -> None:
     store = Counting(archive(tmp_path / "in.npz", 100))
     source = Source("counted", store, range(100))
-    work = getattr(streaming, slow)
-    add = streaming._Shards.add
+    work = getattr(owner, slow)
+    add = shards.Shards.add
 
     def slowly(*args: Any) -> Any:
         time.sleep(pause_s)
         return work(*args)
 
-    def stored(shards: streaming._Shards, items: list[Any]) -> None:
-        add(shards, items)
+    def stored(rows: shards.Shards, items: list[Any]) -> None:
+        add(rows, items)
         store.ahead -= len(items)
 
-    monkeypatch.setattr(streaming, slow, slowly)
-    monkeypatch.setattr(streaming._Shards, "add", stored)
+    monkeypatch.setattr(owner, slow, slowly)
+    monkeypatch.setattr(shards.Shards, "add", stored)
     purify_source(source, denoiser, tmp_path / "out.npz", JOB, batch=2)
     # A batch in each of: the reader's hands, its queue (3), the network, the writer's queue (4), and a shard's worth.
     assert 4 < store.most_ahead <= 2 * (1 + 3 + 1 + 4 + 1) + 4 + 1
@@ -516,8 +517,8 @@ def test_a_batch_ends_where_its_pixels_would_take_too_much_memory(
 def test_a_shard_ends_where_its_pixels_would_take_too_much_memory(
     denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "SHARD_ROWS", 1000)
-    monkeypatch.setattr(streaming, "SHARD_BYTES", 2 * 3 * 8 * 8)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 1000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 2 * 3 * 8 * 8)
     outcome = purify_source(open_source(archive(tmp_path / "in.npz")), denoiser, tmp_path / "out.npz", JOB, batch=1)
     assert len(list(outcome.shards.glob("shard-*.arrow"))) == 7
 

@@ -185,6 +185,8 @@ def test_augment_may_mix_labels() -> None:
 
 def test_learning_rate_schedules_are_what_their_names_say() -> None:
     assert {SCHEDULES["constant"](p / 10) for p in range(11)} == {1.0}
+    cosine = [SCHEDULES["cosine"](p / 4) for p in range(5)]
+    assert cosine == pytest.approx([1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2, 0])
     triangle = [SCHEDULES["triangle"](p / 10) for p in range(11)]
     assert triangle == pytest.approx([0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0])
 

@@ -1,5 +1,8 @@
 """The lightweight corruption compensation C(x; p, sigma): paper Eq. 13, modules B and C.
 
+In the paper every image gets noise. With a noise probability q below 1 some stay without, so that a network trained on
+them also sees images as it will meet them; preset ``fast`` has q = 1/2 (docs/log.md).
+
 ``Compensate`` redraws it at each use of an image (*online*: the default, as in the reference code); ``once``
 writes it into the data (as Algorithm 1 words it).
 """
@@ -19,6 +22,7 @@ from eclipse.randomness import stream
 
 P = 0.4  # grayscale probability: paper, section 4.1
 SIGMA = 0.05  # noise on the [0, 1] scale, 12.8/255: paper, section 4.1
+Q = 1.0  # noise probability: the paper adds it to every image
 
 _LUMA = (0.299, 0.587, 0.114)
 _ROWS = 1024  # of an image set, worked on at once
@@ -28,7 +32,7 @@ Pixels = TypeVar("Pixels", Tensor, Image.Image)
 
 
 class Compensate(torch.nn.Module):
-    """Turn each image gray with probability p, add Gaussian noise and clamp to [0, 1], anew at each call.
+    """Turn each image gray with probability p, add Gaussian noise with probability q, clamp to [0, 1]; anew each time.
 
     It corrupts in training and in evaluation mode alike: keep it out of the transforms for testing, and place
     it before any normalization.
@@ -36,14 +40,17 @@ class Compensate(torch.nn.Module):
     Args:
         p: probability of grayscale (luma 0.299, 0.587, 0.114 on all three channels) of each image.
         sigma: standard deviation of the noise on the [0, 1] scale.
+        q: probability of the noise of each image; 1 in the paper.
         generator: source of the randomness, on the device of the images; None is torch's global one, which
             differs between the workers of a DataLoader while a given generator does not.
     """
 
-    def __init__(self, p: float = P, sigma: float = SIGMA, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, p: float = P, sigma: float = SIGMA, q: float = Q, *, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
-        check_parameters(p, sigma)
-        self.p, self.sigma, self.generator = p, sigma, generator
+        check_parameters(p, sigma, q)
+        self.p, self.sigma, self.q, self.generator = p, sigma, q, generator
 
     def forward(self, x: Pixels) -> Pixels:
         """Corrupt an image or a batch.
@@ -64,14 +71,15 @@ class Compensate(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """The parameters, for ``print(transform)``."""
-        return f"p={self.p}, sigma={self.sigma}"
+        return f"p={self.p}, sigma={self.sigma}, q={self.q}"
 
     def _corrupt(self, x: Tensor) -> Tensor:
         _check_shape(x.shape)
         batch = x if x.ndim == 4 else x.unsqueeze(0)
-        gray = torch.rand(len(batch), generator=self.generator, device=x.device) < self.p
+        gray, noisy = torch.rand(2, len(batch), generator=self.generator, device=x.device)
         noise = torch.randn(batch.shape, generator=self.generator, device=x.device, dtype=x.dtype)
-        return corrupt(batch, gray, self.sigma * noise).reshape(x.shape)
+        sigma = self.sigma * (noisy < self.q).to(x.dtype)
+        return corrupt(batch, gray < self.p, sigma.view(-1, 1, 1, 1) * noise).reshape(x.shape)
 
     def _pil(self, image: Image.Image) -> Image.Image:
         if image.mode not in ("RGB", "L"):
@@ -81,16 +89,17 @@ class Compensate(torch.nn.Module):
         return Image.fromarray(pixels if image.mode == "RGB" else pixels[:, :, 0])
 
 
-def once(images: ImageSet, *, p: float = P, sigma: float = SIGMA, seed: int = 0) -> ImageSet:
+def once(images: ImageSet, *, p: float = P, sigma: float = SIGMA, q: float = Q, seed: int = 0) -> ImageSet:
     """Write the corruption into the data; what an image gets depends on (seed, id) alone."""
-    check_parameters(p, sigma)
+    check_parameters(p, sigma, q)
     _check_shape(images.images.shape)
     out = np.empty_like(images.images)
     for start in range(0, len(images), _ROWS):
         rows = slice(start, start + _ROWS)
-        gray, noise = _draw(seed, images.ids[rows], images.images.shape[1:])
+        gray, noisy, noise = _draw(seed, images.ids[rows], images.images.shape[1:])
         x = to_unit(torch.tensor(images.images[rows]))
-        out[rows] = quantize(corrupt(x, gray < p, sigma * noise)).numpy()
+        noise *= sigma * (noisy < q).view(-1, 1, 1, 1)
+        out[rows] = quantize(corrupt(x, gray < p, noise)).numpy()
     return images.with_images(out)
 
 
@@ -108,19 +117,22 @@ def corrupt(x: Tensor, gray: Tensor, noise: Tensor) -> Tensor:
     return (x + noise).clamp(0, 1)
 
 
-def _draw(seed: int, ids: Sequence[str], shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """For each id a uniform number, (N,), and standard normal noise, (N, *shape)."""
-    uniform = np.empty(len(ids))
+def _draw(seed: int, ids: Sequence[str], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """For each id two uniform numbers, (N,) each, and standard normal noise, (N, *shape)."""
+    gray, noisy = np.empty((2, len(ids)))
     noise = np.empty((len(ids), *shape), dtype=np.float32)
     for i, id in enumerate(ids):
         rng = stream(seed, id, 0, "compensate")
-        uniform[i] = rng.random()
+        gray[i] = rng.random()
         rng.standard_normal(dtype=np.float32, out=noise[i])
-    return torch.from_numpy(uniform), torch.from_numpy(noise)
+        noisy[i] = rng.random()
+    return torch.from_numpy(gray), torch.from_numpy(noisy), torch.from_numpy(noise)
 
 
-def check_parameters(p: float, sigma: float) -> None:
+def check_parameters(p: float, sigma: float, q: float = Q) -> None:
     """Refuse a probability or a noise level that cannot be meant."""
+    if not 0 <= q <= 1:
+        raise EclipseError(f"noise probability {q:g}; expected 0 to 1 (the paper adds noise to every image: 1)")
     if not 0 <= p <= 1:
         raise EclipseError(f"grayscale probability {p:g}; expected 0 to 1 (the paper uses 0.4)")
     if sigma >= 1:

@@ -155,7 +155,7 @@ def tell(
         parts: from ``digits`` or ``split``; labelled images of one size.
         out: a folder; what is in the way of an earlier demo is refused, not overwritten.
         setting: ``DIGITS`` or ``OWN_DATA``.
-        attack: a name in the table of attacks.
+        attack: a name in the table of attacks; at the small scale.
         seed: of split, poison, victim and purification.
         device: ``auto``, ``cpu`` or ``cuda``.
         say: called with one line for people after each part.
@@ -164,7 +164,7 @@ def tell(
     """
     _check(parts, out)
     where, clock = resolve_device(device), _Clock()
-    poisoned = make_attack(attack).poison(parts.train, seed=seed, device=where)
+    poisoned = make_attack(attack, scale="small").poison(parts.train, seed=seed, device=where)
     for name, images in (("clean", parts.train), ("trusted", parts.trusted), ("poisoned", poisoned)):
         write_folder(images, out / name)
     say(f"{len(parts.train)} training images poisoned with {attack.upper()}: {out / 'poisoned'}")
@@ -187,7 +187,7 @@ def tell(
     pipeline.run(pipeline.plan(request), on_step=on_step, on_progress=on_progress)
     clock.lap("purification, denoiser training included")
     purified = read_folder(out / "purified", parts.train)
-    purified_accuracy = _victim(purified, parts.test, setting, seed, where, Compensate(FAST.p, FAST.noise))
+    purified_accuracy = _victim(purified, parts.test, setting, seed, where, Compensate(FAST.p, FAST.noise, FAST.q))
     clock.lap("victim on purified data")
 
     picture = out / "picture.png"

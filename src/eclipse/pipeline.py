@@ -1,10 +1,8 @@
 """The main job: from a suspicious data set and a few trusted images to a purified copy with a manifest."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import torch
 from torch import nn
 
 from eclipse.compensate import check_parameters
-from eclipse.data.assemble import check_output
+from eclipse.data.assemble import check_apart, check_output, is_made
 from eclipse.data.pictures import Pixels
 from eclipse.data.rows import Source
 from eclipse.data.sources import load_pictures, open_source
@@ -26,7 +24,8 @@ from eclipse.diffusion.sparse import settings as training_settings
 from eclipse.diffusion.training import MIN_IMAGES, TrainStep, check_trusted
 from eclipse.errors import EclipseError
 from eclipse.purification import preset_of, purification
-from eclipse.runs import check_same_settings, command, run_json, versions, write_json
+from eclipse.runs import check_made, check_name, locked, recorded, run_json
+from eclipse.shards import shard_folder
 from eclipse.streaming import (
     Job,
     Outcome,
@@ -34,10 +33,10 @@ from eclipse.streaming import (
     check_first,
     check_resumable,
     fingerprint_denoiser,
-    is_made,
     purify_source,
-    shard_folder,
 )
+
+_COMPENSATION = ("p", "noise", "q")  # of a preset, for which a request may have values of its own
 
 SPARSE = 0.05  # of the data set: the defender's assumption of the paper
 
@@ -58,6 +57,7 @@ class Request:
         compensate: ``online`` (left to training time) or ``once`` (written into the data).
         p: probability of grayscale.
         noise: standard deviation of the compensation's noise on the [0, 1] scale.
+        q: probability of that noise.
     """
 
     images: str
@@ -74,6 +74,7 @@ class Request:
     compensate: str = "online"
     p: float | None = None
     noise: float | None = None
+    q: float | None = None
     skip_bad: bool = False
     batch: int = 256
     iterations: int | None = None
@@ -104,11 +105,6 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """Every resolved setting, for people and for run.json."""
         job, request = self.job, self.request
-        compensation = {
-            "mode": request.compensate,
-            "p": self.preset.p if request.p is None else request.p,
-            "sigma": self.preset.noise if request.noise is None else request.noise,
-        }
         return {
             "input": {"spec": self.source.spec, "layout": self.source.layout, "images": len(self.source)},
             "output": {"path": str(request.out), "format": request.format or self.source.layout},
@@ -117,7 +113,12 @@ class Plan:
             "training": self.training,
             "preset": self.preset.denoiser.preset,
             "purification": {**asdict(job.how), "sigma": round(job.how.sigma * 255, 3)},
-            "compensation": compensation,
+            "compensation": {
+                "mode": request.compensate,
+                "p": self.preset.p,
+                "sigma": self.preset.noise,
+                "q": self.preset.q,
+            },
             "seed": job.seed,
             "device": {"type": torch.device(job.device).type, "name": describe_device(job.device)},
             "precision": compute_dtype(job.device)[1],
@@ -150,10 +151,10 @@ def plan(request: Request) -> Plan:
     how = purification(preset, sigma, request.steps, request.sampler)
     training = None if ready is not None else _training(request, how.sigma)
     how.indices(ready or _untrained(preset, how.sigma))
-    p = preset.p if request.p is None else request.p
-    noise = preset.noise if request.noise is None else request.noise
-    check_parameters(p, noise)
-    written = (p, noise) if request.compensate == "once" else None
+    preset = replace(preset, **{name: value for name in _COMPENSATION if (value := getattr(request, name)) is not None})
+    corruption = preset.p, preset.noise, preset.q
+    check_parameters(*corruption)
+    written = corruption if request.compensate == "once" else None
     job = Job(how, request.seed, device, request.format, written, request.skip_bad)
     folder = request.denoiser or request.out.with_name(request.out.name + ".denoiser")
     resolved = Plan(request, source, trusted, ready, training, preset, job, folder, finished=False)
@@ -176,8 +177,7 @@ def _check_options(request: Request) -> None:
         raise EclipseError(f"--compensate {request.compensate!r}; expected online or once")
     if request.batch < 1:
         raise EclipseError(f"--batch {request.batch}; expected at least 1")
-    if request.out.name in ("", ".."):
-        raise EclipseError(f"the output {str(request.out)!r} has no name of its own; expected a path that ends in one")
+    check_name(request.out)
 
 
 def _preset(request: Request, ready: Denoiser | None) -> Preset:
@@ -207,41 +207,19 @@ def _untrained(preset: Preset, sigma: float) -> Denoiser:
 
 def _compared(plan: Plan) -> Plan:
     """A plan whose output exists: refused unless it was made, or is being made, with the same settings."""
-    out, path = plan.request.out, run_json(plan.request.out)
-    try:
-        manifest = json.loads(path.read_text())
-        made = _flat(manifest["settings"])
-        fingerprints = {"input": manifest["input fingerprint"], "trusted": manifest["trusted fingerprint"]}
-        status = manifest["status"]
-        if status == "complete" and plan.ready is not None:
-            fingerprints["denoiser"] = manifest["denoiser"]["fingerprint"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EclipseError(f"{out} exists, and {path} is not a manifest of it; choose another output") from error
-    asked = _flat(json.loads(json.dumps(plan.describe(), default=str)))
-    for words in _WORDS:
-        made.pop(words, None)
-        asked.pop(words, None)
-    check_same_settings(made, asked, out)
-    known = _fingerprints(plan)
-    check_same_settings(fingerprints, {name: known[name] for name in fingerprints}, out)
-    return replace(plan, finished=status == "complete")
 
+    def fingerprints(manifest: dict[str, Any]) -> dict[str, Any]:
+        found = {"input": manifest["input fingerprint"], "trusted": manifest["trusted fingerprint"]}
+        if manifest["status"] == "complete" and plan.ready is not None:
+            found["denoiser"] = manifest["denoiser"]["fingerprint"]
+        return found
 
-def _fingerprints(plan: Plan) -> dict[str, str | None]:
-    return {
+    known = {
         "input": plan.source.fingerprint(),
         "trusted": None if plan.trusted is None else plan.trusted.fingerprint(),
         "denoiser": None if plan.ready is None else fingerprint_denoiser(plan.ready),
     }
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without their nesting, so that a difference can be named."""
-    flat = {}
-    for name, value in settings.items():
-        parts = value.items() if isinstance(value, dict) else [("", value)]
-        flat.update({f"{name} {part}".strip(): inner for part, inner in parts})
-    return flat
+    return replace(plan, finished=check_made(plan.request.out, plan.describe(), _WORDS, fingerprints, known))
 
 
 def run(
@@ -258,39 +236,26 @@ def run(
     kept = _denoiser(plan, images, on_step) if plan.denoiser_folder.exists() else None
     check_resumable(plan.request.out, plan.job, kept)
     check_first(plan.source, kept or _untrained(plan.preset, plan.job.how.sigma), plan.job.skip_bad)
-    path, started = run_json(plan.request.out), time.time()
-    manifest: dict[str, Any] = {
-        "status": "started",
-        "command": command(),
-        "settings": plan.describe(),
-        "versions": versions(),
-        "started": _date(started),
+    out, started = plan.request.out, time.time()
+    fingerprints = {
         "input fingerprint": plan.source.fingerprint(),
         "trusted fingerprint": None if plan.trusted is None else plan.trusted.fingerprint(),
     }
-    write_json(path, manifest)
-    try:
-        denoiser = kept or _denoiser(plan, images, on_step)
-        images.clear()  # they may take as much memory as all the rest
-        trained = time.time()
-        out, batch = plan.request.out, plan.request.batch
-        outcome = purify_source(plan.source, denoiser, out, plan.job, batch=batch, on_progress=on_progress)
-    except Exception as error:
-        with suppress(OSError):  # of a full disk, say: the first error is the one to hear of
-            write_json(path, {**manifest, "status": "failed", "reason": str(error), "finished": _date(time.time())})
-        raise
-    finished = time.time()
-    manifest |= {
-        "status": "complete",
-        "finished": _date(finished),
-        "seconds": {"denoiser": round(trained - started, 2), "purification": round(finished - trained, 2)},
-        "counts": {"input": len(plan.source), "purified": outcome.purified, "skipped": len(outcome.skipped)},
-        "skipped": dict(outcome.skipped),
-        "output fingerprint": outcome.fingerprint,
-        "denoiser": {"fingerprint": fingerprint_denoiser(denoiser), "trained": dict(denoiser.config.trained)},
-    }
-    write_json(path, manifest)
-    outcome.forget()
+    with locked(shard_folder(out), out):
+        with recorded(out, plan.describe(), **fingerprints) as found:
+            denoiser = kept or _denoiser(plan, images, on_step)
+            images.clear()  # they may take as much memory as all the rest
+            trained = time.time()
+            batch = plan.request.batch
+            outcome = purify_source(plan.source, denoiser, out, plan.job, batch=batch, on_progress=on_progress)
+            found |= {
+                "seconds": {"denoiser": round(trained - started, 2), "purification": round(time.time() - trained, 2)},
+                "counts": {"input": len(plan.source), "purified": outcome.purified, "skipped": len(outcome.skipped)},
+                "skipped": dict(outcome.skipped),
+                "output fingerprint": outcome.fingerprint,
+                "denoiser": {"fingerprint": fingerprint_denoiser(denoiser), "trained": dict(denoiser.config.trained)},
+            }
+        outcome.forget()
     return outcome
 
 
@@ -302,9 +267,8 @@ def tidy(plan: Plan) -> None:
 def closing(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """What to tell the user at the end: what was made, and what to do with it."""
     job, preset = plan.job, plan.preset
-    p = preset.p if plan.request.p is None else plan.request.p
-    noise = preset.noise if plan.request.noise is None else plan.request.noise
-    advice = "written into the images" if job.once else f"train with eclipse.Compensate(p={p:g}, sigma={noise:g})"
+    transform = f"eclipse.Compensate(p={preset.p:g}, sigma={preset.noise:g}, q={preset.q:g})"
+    advice = "written into the images" if job.once else f"train with {transform}"
     return {
         "purified": f"{outcome.purified} images in {plan.request.out}",
         **({"skipped": f"{len(outcome.skipped)} unreadable images, listed in the manifest"} if outcome.skipped else {}),
@@ -322,10 +286,7 @@ def _open_trusted(request: Request) -> Source:
             f"{trusted.spec} has {len(trusted)} images; a denoiser needs at least {MIN_IMAGES} trusted ones, "
             "and the paper uses 4% of the training set: give more images that you trust"
         )
-    if trusted.root is not None and trusted.root.resolve() in request.out.resolve().parents:
-        raise EclipseError(
-            f"the output {request.out} is inside the trusted images {trusted.root}; expected a path apart from them"
-        )
+    check_apart(request.out, trusted, "trusted images")
     return trusted
 
 
@@ -353,7 +314,3 @@ def _denoiser(plan: Plan, images: list[Pixels], on_step: Callable[[TrainStep], N
         device=plan.job.device,
         on_step=on_step,
     )
-
-
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))

@@ -1,18 +1,22 @@
-"""What a run writes about itself: run.json beside its output, and the settings that a resumed run must share."""
+"""What a run writes about itself: run.json beside its output, the settings that a resumed run must share, its lock."""
 
+import errno
+import fcntl
 import json
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from eclipse.errors import EclipseError
 
+_NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)  # of file systems that know none
 PACKAGES = ("eclipse-purify", "torch", "numpy", "pillow", "diffusers", "datasets", "pyarrow")
 
 
@@ -25,6 +29,12 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def check_name(out: Path) -> None:
+    """Refuse an output without a name of its own, beside which nothing could be named after it."""
+    if out.name in ("", ".."):
+        raise EclipseError(f"the output {str(out)!r} has no name of its own; expected a path that ends in one")
 
 
 def run_json(out: Path) -> Path:
@@ -62,9 +72,83 @@ def command() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
+def date(seconds: float) -> str:
+    """A time in words, for manifests."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
+
+
+@contextmanager
+def recorded(out: Path, settings: Mapping[str, Any], **facts: Any) -> Iterator[dict[str, Any]]:
+    """Write the manifest of a run before its work, and again when the work ends.
+
+    Yields a dict to put into it what is known at the end, for the status ``complete``; when the work fails, the
+    manifest tells the reason.
+    """
+    path, found = run_json(out), dict[str, Any]()
+    manifest = {
+        "status": "started",
+        "command": command(),
+        "settings": settings,
+        "versions": versions(),
+        "started": date(time.time()),
+        **facts,
+    }
+    write_json(path, manifest)
+    try:
+        yield found
+    except Exception as error:
+        with suppress(OSError):  # of a full disk, say: the first error is the one to hear of
+            write_json(path, {**manifest, "status": "failed", "reason": str(error), "finished": date(time.time())})
+        raise
+    write_json(path, {**manifest, "status": "complete", "finished": date(time.time()), **found})
+
+
+def check_made(
+    out: Path,
+    settings: Mapping[str, Any],
+    words: Collection[str],
+    recorded: Callable[[dict[str, Any]], Mapping[str, Any]],
+    known: Mapping[str, Any],
+) -> bool:
+    """Refuse an output that exists, unless it was made, or is being made, with the same settings.
+
+    Args:
+        out: the output, with a manifest beside it.
+        settings: of this run, as they would stand in the manifest.
+        words: flat names of the settings that may differ: other words for the same thing, or another machine.
+        recorded: from the manifest to the fingerprints to compare.
+        known: fingerprints of this run, of which those that are recorded must be the same.
+
+    Returns:
+        Whether it is complete.
+    """
+    path = run_json(out)
+    try:
+        manifest = json.loads(path.read_text())
+        made, fingerprints, status = flat(manifest["settings"]), recorded(manifest), manifest["status"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EclipseError(f"{out} exists, and {path} is not a manifest of it; choose another output") from error
+    asked = flat(json.loads(json.dumps(settings, default=str)))
+    for name in words:
+        made.pop(name, None)
+        asked.pop(name, None)
+    check_same_settings(made, asked, out)
+    check_same_settings(fingerprints, {name: known[name] for name in fingerprints}, out)
+    return bool(status == "complete")
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without their nesting, so that a difference can be named."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = flat(value) if isinstance(value, dict) else {"": value}
+        found.update({f"{name} {part}".strip(): value for part, value in inner.items()})
+    return found
+
+
 def check_same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:
     """Refuse to go on from a state made with other settings, naming the first that differs."""
-    for name in sorted({*made, *asked}):
+    for name in dict.fromkeys((*made, *asked)):
         if made.get(name) != asked.get(name):
             raise EclipseError(
                 f"{path} was made with {name} = {_short(made.get(name))} and this run asks for "
@@ -75,3 +159,58 @@ def check_same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], path:
 def _short(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+@contextmanager
+def locked(folder: Path, out: Path) -> Iterator[None]:
+    """Keep all other processes from working on an output; the lock ends with this process, however that ends.
+
+    Args:
+        folder: of intermediate files, in which the lock lies; made where it is missing, and removed at the end unless
+            something else is in it.
+        out: the output, for the refusal.
+
+    Raises:
+        EclipseError: another process holds the lock.
+    """
+    path = folder / "lock"
+    descriptor = _acquire(path)
+    if descriptor is None:
+        raise EclipseError(f"another process is working on {out}; wait until it has ended, or choose another output")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if _is_at(path, descriptor):
+                path.unlink()
+                folder.rmdir()
+        os.close(descriptor)
+
+
+def _acquire(path: Path) -> int | None:
+    """Open and lock a file; None while another process does."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        except FileNotFoundError:  # the process before us has just removed the folder
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    return None
+                raise
+        if _is_at(path, descriptor):
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether a path still leads to an open file: a process that ends removes its lock."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -7,12 +7,10 @@ When all are there, the output is assembled and renamed into place, so that it i
 from __future__ import annotations
 
 import hashlib
-import json
 import queue
 import shutil
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,34 +18,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from eclipse.compensate import once
-from eclipse.data.assemble import assemble, check_output
+from eclipse.data.assemble import assemble, check_output, fingerprint, is_made
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pictures import Picture, encode_png
+from eclipse.data.pictures import Picture, repainted
 from eclipse.data.pixels import quantize
 from eclipse.data.rows import Row, Source
 from eclipse.device import compute_dtype
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.errors import EclipseError
 from eclipse.purification import BATCH_PIXELS, Purification, absorb, denoise, prepare
-from eclipse.runs import check_same_settings, write_json, write_whole
-
-SHARD_ROWS, SHARD_BYTES = 2048, 64 << 20  # whichever is reached first; what a kill can lose
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("name", pa.string()),
-        ("origin", pa.binary(16)),
-        ("png", pa.large_binary()),
-        ("refused", pa.string()),
-    ]
-)
+from eclipse.shards import Item, Shards, Writer, digest_of
 
 T = TypeVar("T")
 
@@ -99,7 +83,7 @@ class Job:
         seed: of the noise.
         device: where the network runs.
         format: None for the input's layout.
-        once: (p, sigma) of the compensation to write into the data; None to leave it to training time.
+        once: (p, sigma, q) of the compensation to write into the data; None to leave it to training time.
         skip_bad: leave unreadable images out instead of stopping at the first.
     """
 
@@ -107,7 +91,7 @@ class Job:
     seed: int
     device: str
     format: str | None = None
-    once: tuple[float, float] | None = None
+    once: tuple[float, float, float] | None = None
     skip_bad: bool = False
 
 
@@ -134,7 +118,7 @@ def purify_source(
         EclipseError: an unreadable image (unless skipped), an output that cannot be, other settings than those of
             the run that is to be resumed.
     """
-    shards = _Shards(out, _settings(job, denoiser), job.skip_bad, source.fingerprint())
+    shards = Shards(out, _settings(job, denoiser), job.skip_bad, source.fingerprint())
     shards.check_input(source)
     # A kill between the last rename and the end of the run leaves both the output and its shards.
     assembled = shards.rows == len(source) and is_made(out)
@@ -143,7 +127,7 @@ def purify_source(
     job.how.indices(denoiser)
     ready = prepare(denoiser, job.device)
     began, busy, resumed = time.monotonic(), 0.0, shards.rows
-    with closing(_prefetch(_absorbed(source, ready, job, batch, resumed))) as work, _Writer(shards) as writer:
+    with closing(_prefetch(_absorbed(source, ready, job, batch, resumed))) as work, Writer(shards) as writer:
         for absorbed in work:
             at = time.monotonic()
             finished = _denoised(ready, absorbed, job)
@@ -156,23 +140,11 @@ def purify_source(
     if len(skipped) == len(source):
         shutil.rmtree(shards.folder)
         raise EclipseError(f"{source.spec}: none of its {len(source)} images can be read; nothing to purify")
-    digest = hashlib.sha256()
-    pictures = _digested(shards.pictures(), digest)
     if assembled:
-        deque(pictures, maxlen=0)
+        made = fingerprint(shards.pictures())
     else:
-        assemble(source, pictures, out, job.format, frozenset(skipped))
-    return Outcome(len(source) - len(skipped), dict(skipped.values()), digest.hexdigest(), shards.folder)
-
-
-def shard_folder(out: Path) -> Path:
-    """Where the shards of an unfinished output lie: hidden, beside it."""
-    return out.with_name(f".{out.name}.purifying")
-
-
-def is_made(out: Path) -> bool:
-    """Whether there is anything at the place of an output; an empty folder is nothing."""
-    return out.exists() and not (out.is_dir() and not any(out.iterdir()))
+        made = assemble(source, shards.pictures(), out, job.format, frozenset(skipped))
+    return Outcome(len(source) - len(skipped), dict(skipped.values()), made, shards.folder)
 
 
 def check_resumable(out: Path, job: Job, denoiser: Denoiser | None) -> None:
@@ -183,14 +155,7 @@ def check_resumable(out: Path, job: Job, denoiser: Denoiser | None) -> None:
         job: what is asked for.
         denoiser: None while it is not trained yet.
     """
-    _Shards(out, _settings(job, denoiser), job.skip_bad)
-
-
-def _digested(pictures: Iterator[tuple[str, bytes]], digest: hashlib._Hash) -> Iterator[tuple[str, bytes]]:
-    for id, png in pictures:
-        digest.update(id.encode("utf-8", "surrogatepass"))
-        digest.update(png)
-        yield id, png
+    Shards(out, _settings(job, denoiser), job.skip_bad)
 
 
 def check_first(source: Source, denoiser: Denoiser, skip_bad: bool) -> None:
@@ -205,8 +170,8 @@ def _settings(job: Job, denoiser: Denoiser | None) -> dict[str, Any]:
     return {
         **({} if denoiser is None else {"denoiser": fingerprint_denoiser(denoiser)}),
         "sigma": job.how.sigma * 255,
-        "steps": job.how.steps,
         "sampler": job.how.sampler,
+        "steps": job.how.steps,
         "seed": job.seed,
         "device": torch.device(job.device).type,
         "precision": str(compute_dtype(job.device)[0]),
@@ -215,28 +180,11 @@ def _settings(job: Job, denoiser: Denoiser | None) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Item:
-    """A row on its way.
-
-    Attributes:
-        id: of the row.
-        name: for messages.
-        origin: digest of what was read, to tell whether a finished row is still the same.
-        picture: as read, later as purified; or the reason why there is none.
-    """
-
-    id: str
-    name: str
-    origin: bytes
-    picture: Picture | str
-
-
-@dataclass(frozen=True)
 class _Batch:
     """Rows on their way, and the noised images among them by size, with their places in the batch."""
 
     first: int
-    items: list[_Item]
+    items: list[Item]
     noised: dict[tuple[int, int], tuple[list[int], Tensor]]
 
 
@@ -248,13 +196,13 @@ def _absorbed(source: Source, denoiser: Denoiser, job: Job, batch: int, start: i
         first += len(items)
 
 
-def _batches(rows: Iterator[Row], batch: int, skip_bad: bool) -> Iterator[list[_Item]]:
+def _batches(rows: Iterator[Row], batch: int, skip_bad: bool) -> Iterator[list[Item]]:
     """Decode rows, and end a batch where it has enough images or their pixels would take too much memory."""
-    items: list[_Item] = []
+    items: list[Item] = []
     pixels = 0
     for row in rows:
         item = _read(row, skip_bad)
-        size = _values(item) // 3
+        size = item.values // 3
         if items and pixels + size > BATCH_PIXELS:
             yield items
             items, pixels = [], 0
@@ -267,26 +215,16 @@ def _batches(rows: Iterator[Row], batch: int, skip_bad: bool) -> Iterator[list[_
         yield items
 
 
-def _read(row: Row, skip_bad: bool) -> _Item:
+def _read(row: Row, skip_bad: bool) -> Item:
     try:
-        return _Item(row.id, row.name, _origin(row), row.picture())
+        return Item(row.id, row.name, digest_of(row), row.picture())
     except EclipseError as error:
         if not skip_bad:
             raise EclipseError(f"{error}; --skip-bad leaves such images out") from error
-        return _Item(row.id, row.name, _origin(row), str(error))
+        return Item(row.id, row.name, digest_of(row), str(error))
 
 
-def _origin(row: Row) -> bytes:
-    data = row.data if isinstance(row.data, bytes) else np.ascontiguousarray(row.data).data
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def _values(item: _Item) -> int:
-    """How many numbers the image consists of."""
-    return 0 if isinstance(item.picture, str) else item.picture.rgb.size
-
-
-def _noised(denoiser: Denoiser, job: Job, items: list[_Item]) -> dict[tuple[int, int], tuple[list[int], Tensor]]:
+def _noised(denoiser: Denoiser, job: Job, items: list[Item]) -> dict[tuple[int, int], tuple[list[int], Tensor]]:
     by_size: dict[tuple[int, int], list[int]] = {}
     for i, item in enumerate(items):
         if not isinstance(item.picture, str):
@@ -307,37 +245,29 @@ def _check_size(denoiser: Denoiser, name: str, height: int, width: int) -> None:
         raise EclipseError(f"{name}: {error}") from error
 
 
-def _picture(item: _Item) -> Picture:
+def _picture(item: Item) -> Picture:
     assert isinstance(item.picture, Picture)
     return item.picture
 
 
-def _denoised(denoiser: Denoiser, batch: _Batch, job: Job) -> list[_Item]:
+def _denoised(denoiser: Denoiser, batch: _Batch, job: Job) -> list[Item]:
     """Bring a batch back from its noise."""
     items = list(batch.items)
     for members, x_t in batch.noised.values():
         ids = [items[i].id for i in members]
         images = quantize(denoise(denoiser, x_t.to(job.device), ids, job.how, job.seed)).cpu().numpy()
         for i, image in zip(members, images, strict=True):
-            picture = _repainted(_picture(items[i]), image)
+            picture = repainted(_picture(items[i]), image)
             if job.once is not None:
                 picture = _compensated(picture, items[i].id, *job.once, job.seed)
             items[i] = replace(items[i], picture=picture)
     return items
 
 
-def _repainted(picture: Picture, rgb: NDArray[np.uint8]) -> Picture:
-    """The picture with purified pixels; one that was gray stays so."""
-    if picture.gray:
-        gray = rgb.mean(axis=0, dtype=np.float32).round().astype(np.uint8)
-        rgb = np.repeat(gray[None], 3, axis=0)
-    return replace(picture, rgb=rgb)
-
-
-def _compensated(picture: Picture, id: str, p: float, sigma: float, seed: int) -> Picture:
+def _compensated(picture: Picture, id: str, p: float, sigma: float, q: float, seed: int) -> Picture:
     """The picture with the compensation written into it; a gray one gets one plane of noise, not the mean of three."""
     stored = picture.rgb[:1] if picture.gray else picture.rgb
-    corrupted = once(ImageSet(stored[None], (id,)), p=p, sigma=sigma, seed=seed).images[0]
+    corrupted = once(ImageSet(stored[None], (id,)), p=p, sigma=sigma, q=q, seed=seed).images[0]
     return replace(picture, rgb=np.broadcast_to(corrupted, picture.rgb.shape))
 
 
@@ -348,129 +278,6 @@ def fingerprint_denoiser(denoiser: Denoiser) -> str:
         digest.update(name.encode())
         digest.update(weights.float().contiguous().cpu().numpy())
     return digest.hexdigest()
-
-
-class _Shards:
-    """Finished rows on the disk, in order, in files that are whole or absent.
-
-    Opening refuses finished rows that were made with other settings.
-    """
-
-    def __init__(self, out: Path, settings: Mapping[str, Any], skip_bad: bool, input: str = "") -> None:
-        self.folder = shard_folder(out)
-        self._settings = {**settings, "input": input}
-        self.files = sorted(self.folder.glob("shard-*.arrow"))
-        self.rows = sum(table.num_rows for table in self._tables())
-        if self.files:
-            made = self._made()
-            check_same_settings({name: made.get(name) for name in settings}, settings, self.folder)
-            if not skip_bad and self.skipped():
-                check_same_settings({"skip-bad": True}, {"skip-bad": False}, self.folder)
-
-    @property
-    def _settings_file(self) -> Path:
-        return self.folder / "settings.json"
-
-    def _made(self) -> dict[str, Any]:
-        return dict(json.loads(self._settings_file.read_text()))
-
-    def check_input(self, source: Source) -> None:
-        """Refuse a changed input, unless only rows changed that are not finished: a bad image may have been mended."""
-        if not self.files or self._made().get("input") == self._settings["input"]:
-            return
-        rows = source.rows()
-        for table in self._tables():
-            for id, origin in zip(table["id"].to_pylist(), table["origin"].to_pylist(), strict=True):
-                row = next(rows, None)
-                if row is None or (row.id, _origin(row)) != (id, origin):
-                    raise EclipseError(
-                        f"the image {id} of {source.spec} has changed since {self.folder} was made from it; put the "
-                        "old one back, choose another output, or delete that folder to start anew"
-                    )
-
-    def add(self, items: list[_Item]) -> None:
-        """Store items, encoded, as the next shard."""
-        refused = [item.picture if isinstance(item.picture, str) else None for item in items]
-        png = [None if isinstance(item.picture, str) else encode_png(item.picture) for item in items]
-        columns = [[x.id for x in items], [x.name for x in items], [x.origin for x in items], png, refused]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, _SCHEMA) as writer:
-            writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
-        if not self.files:
-            write_json(self._settings_file, self._settings)
-        path = self.folder / f"shard-{len(self.files):06d}.arrow"
-        write_whole(path, sink.getvalue())
-        self.files.append(path)
-
-    def pictures(self) -> Iterator[tuple[str, bytes]]:
-        """The id and the PNG bytes of every row that was not skipped, in order."""
-        for table in self._tables():
-            for row in table.to_pylist():
-                if row["refused"] is None:
-                    yield row["id"], row["png"]
-
-    def skipped(self) -> dict[str, tuple[str, str]]:
-        """From the id of every skipped row to its name and the reason."""
-        found = {}
-        for table in self._tables():
-            for row in table.filter(pc.is_valid(table["refused"])).to_pylist():
-                found[row["id"]] = row["name"], row["refused"]
-        return found
-
-    def _tables(self) -> Iterator[pa.Table]:
-        for path in self.files:
-            with pa.memory_map(str(path)) as file:
-                yield pa.ipc.open_file(file).read_all()
-
-
-class _Writer:
-    """Encodes and stores items in a thread of its own, so that the network does not wait."""
-
-    def __init__(self, shards: _Shards) -> None:
-        self._shards = shards
-        self._queue: queue.Queue[list[_Item] | None] = queue.Queue(maxsize=4)
-        self._waiting: list[_Item] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> _Writer:
-        self._thread.start()
-        return self
-
-    def put(self, items: list[_Item]) -> None:
-        """Hand items over; raises what went wrong with earlier ones."""
-        self._raise()
-        self._queue.put(items)
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if kind is None:
-            self._raise()
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        # After an error the queue is emptied all the same: a full one would hold up the main thread for ever.
-        items: list[_Item] | None = []
-        while items is not None:
-            items = self._queue.get()
-            if self._error is None:
-                try:
-                    self._take(items)
-                except BaseException as error:  # handed to the main thread by the next put
-                    self._error = error
-
-    def _take(self, items: list[_Item] | None) -> None:
-        """Store what is waiting when it makes a shard, or when no more comes."""
-        self._waiting += items or []
-        full = len(self._waiting) >= SHARD_ROWS or sum(map(_values, self._waiting)) >= SHARD_BYTES
-        if self._waiting and (full or items is None):
-            self._shards.add(self._waiting)
-            self._waiting = []
 
 
 def _prefetch(items: Iterator[T], ahead: int = 3) -> Generator[T, None, None]:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.attacks.ar_process import processes, simulate, start_shape
+from eclipse.attacks.attack import Attack
+from eclipse.attacks.crafting import Crafting
 from eclipse.attacks.perturbation import perturb, scaled_radius, to_l2
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
@@ -15,7 +17,7 @@ from eclipse.randomness import normal_like
 
 
 @dataclass(frozen=True, eq=False)
-class AR:
+class AR(Attack):
     """Autoregressive perturbations (Sandoval-Segura et al., NeurIPS 2022).
 
     A class is one autoregressive process, an image its own realization of it. An image of one channel gets
@@ -29,6 +31,8 @@ class AR:
             blocks that sum to 1; None is the ten published ones, continued by a search for more classes.
     """
 
+    title: ClassVar[str] = "autoregressive processes"
+    family: ClassVar[str] = "synthetic"
     norm: ClassVar[str] = "L2"
     radius: float = 1.0
     coefficients: NDArray[np.floating] | None = None
@@ -39,7 +43,7 @@ class AR:
         if self.coefficients is not None:
             _check_blocks(self.coefficients)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu") -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
         """Perturb every image; its perturbation depends on (seed, class, id) alone; needs no device.
 
         About 0.1 s for 1,000 images of 3x32x32 on one core.

@@ -8,6 +8,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from eclipse.attacks.attack import Attack
+from eclipse.attacks.crafting import Crafting
 from eclipse.attacks.perturbation import perturb, scaled_radius, to_l2
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
@@ -17,7 +19,7 @@ _CLASS_SEP = 10.0  # half the side of the hypercube, as in the authors' code
 
 
 @dataclass(frozen=True)
-class LSP:
+class LSP(Attack):
     """Linearly separable perturbations (Yu et al., "Availability Attacks Create Shortcuts", KDD 2022).
 
     The points are those of scikit-learn's ``make_classification`` as the authors call it: a class is a
@@ -32,6 +34,8 @@ class LSP:
         patch: side of a patch in pixels; None is a quarter of the shorter side (8 at 32x32).
     """
 
+    title: ClassVar[str] = "linearly separable patches"
+    family: ClassVar[str] = "synthetic"
     norm: ClassVar[str] = "L2"
     radius: float = 6 / 255 * math.sqrt(3 * 32 * 32)
     patch: int | None = None
@@ -40,7 +44,7 @@ class LSP:
         if self.radius <= 0:
             raise EclipseError(f"LSP radius {self.radius:g}; expected more than 0, such as the default 1.3")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu") -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
         """Perturb every image; its perturbation depends on (seed, class, id) alone; needs no device."""
         channels, height, width = clean.images.shape[1:]
         patch = self._patch(height, width)

@@ -7,14 +7,15 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from eclipse.attacks.attack import Attack, check_radius, levels
+from eclipse.attacks.crafting import Crafting
 from eclipse.attacks.perturbation import perturb
 from eclipse.data.imageset import ImageSet
-from eclipse.errors import EclipseError
 from eclipse.randomness import stream
 
 
 @dataclass(frozen=True)
-class URP:
+class URP(Attack):
     """Class-wise universal random perturbation (Tao et al., NeurIPS 2021, "P5"; the random baseline of EM).
 
     x' = clip(x + delta_y), white spectrum. The norm is kept after rounding.
@@ -25,15 +26,16 @@ class URP:
             uniform(-radius, radius) of the codes that it cites.
     """
 
+    title: ClassVar[str] = "class-wise random noise"
+    family: ClassVar[str] = "random"
     norm: ClassVar[str] = "Linf"
-    radius: float = 8 / 255
+    radius: float = levels(8)
     gaussian: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.radius <= 1:
-            raise EclipseError(f"URP radius {self.radius:g}; expected more than 0 and at most 1, such as 8/255")
+        check_radius("URP", self.radius)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu") -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
         """Add to every image the noise of its class, made from (seed, class) alone; needs no device."""
         shape = clean.images.shape[1:]
 

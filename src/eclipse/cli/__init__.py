@@ -8,7 +8,7 @@ from typing import Any
 import typer
 import typer.core
 
-from eclipse.cli import demo, denoiser, doctor, purify
+from eclipse.cli import attacks, demo, denoiser, doctor, poison, purify, verify
 from eclipse.errors import EclipseError
 
 
@@ -33,6 +33,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("purify", help=purify.HELP)(purify.purify)
+app.command("poison", help=poison.HELP)(poison.poison)
+app.command("verify", help=verify.HELP)(verify.verify)
+app.command("attacks", help=attacks.HELP)(attacks.attacks)
 app.add_typer(denoiser.app, name="denoiser")
 app.command("demo", help=demo.HELP)(demo.demo)
 app.command("doctor", help=doctor.HELP)(doctor.doctor)

@@ -15,7 +15,7 @@ that it prints is measured in this run.
 def demo(
     out: Annotated[Path, typer.Option(help="folder for data sets, picture and numbers")] = Path("demo-output"),
     data: Annotated[str | None, typer.Option(help="your own labelled data set, images of one size")] = None,
-    attack: Annotated[str, typer.Option(help="lsp, urp or ar")] = "lsp",
+    attack: Annotated[str, typer.Option(help="a name from 'eclipse attacks'; at scale small")] = "lsp",
     seed: Annotated[int, typer.Option(min=0, help="decides split, poison, victim and purification")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
@@ -25,7 +25,7 @@ def demo(
     from eclipse.cli.show import Show
     from eclipse.data.sources import load_imageset, open_source
 
-    make_attack(attack)
+    make_attack(attack, scale="small")
     parts = story.digits(seed) if data is None else story.split(load_imageset(open_source(data), "the demo"), seed)
     setting = story.DIGITS if data is None else story.OWN_DATA
     with Show() as show:

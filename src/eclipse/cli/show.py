@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +11,21 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 if TYPE_CHECKING:
     from eclipse import streaming
+    from eclipse.attacks.crafting import CraftStep
     from eclipse.diffusion.training import TrainStep
 
 PLAIN_EVERY_S = 10.0
 
 
 class Show:
-    """Shows training and purification; a context manager, so that bars end cleanly."""
+    """Shows training, purification and crafting; a context manager, so that bars end cleanly."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last = 0.0
+        self._begun: dict[str, tuple[float, int]] = {}  # of each stage: when its first part was done, and how many
 
     def __enter__(self) -> "Show":
         if self._console.is_terminal:
@@ -55,16 +57,33 @@ class Show:
         facts = f"{event.done} of {event.total}, {event.images_per_s:.0f} images/s, network busy {event.busy:.0%}"
         self._show("purifying", event.done / event.total, facts, left)
 
-    def _show(self, what: str, share: float, facts: str, seconds_left: float) -> None:
+    def crafting(self, event: "CraftStep") -> None:
+        """Show how far a stage of a crafting is; there may be many, so the bar of a finished one goes."""
+        figures = [f"{name} {value:.3g}" for name, value in event.facts.items()]
+        self._count(f"crafting: {event.stage}", event.done, event.total, figures)
+
+    def verifying(self, done: int, total: int) -> None:
+        """Show how many images are compared."""
+        self._count("verifying", done, total)
+
+    def _count(self, what: str, done: int, total: int, figures: Sequence[str] = ()) -> None:
+        """Show what is counted, with the time left at the speed so far."""
+        now = time.monotonic()
+        began, before = self._begun.setdefault(what, (now, done))
+        left = (total - done) * (now - began) / (done - before) if done > before else None
+        self._show(what, done / total, ", ".join([f"{done} of {total}", *figures]), left, keep=False)
+
+    def _show(self, what: str, share: float, facts: str, seconds_left: float | None, keep: bool = True) -> None:
         if self._bars is not None:
             if what not in self._tasks:
                 self._tasks[what] = self._bars.add_task(what, total=1.0, facts=facts)
-            self._bars.update(self._tasks[what], completed=share, facts=facts)
+            self._bars.update(self._tasks[what], completed=share, facts=facts, visible=keep or share < 1.0)
             return
         now = time.monotonic()
         if now - self._last >= PLAIN_EVERY_S or share >= 1.0:
             self._last = now
-            print(f"{what}: {share:.0%}, {facts}, {seconds_left:.0f} s left", file=sys.stderr, flush=True)
+            left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
+            print(f"{what}: {share:.0%}, {facts}{left}", file=sys.stderr, flush=True)
 
 
 def facts(title: str, table: Mapping[str, Any]) -> None:

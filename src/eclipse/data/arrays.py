@@ -73,19 +73,12 @@ class ArrayStore:
             raise EclipseError(
                 f"'labels' in {self.root} is {header.dtype} of shape {header.shape}; expected integers, ({len(self)},)"
             )
-        return self._load("labels", archive)
+        return _load(archive, "labels", self.root)
 
     def _load_names(self, archive: zipfile.ZipFile) -> tuple[str, ...] | None:
         header = self._headers[_NAMES]
         is_list_of_text = len(header.shape) == 1 and header.dtype.kind == "U"
-        return tuple(map(str, self._load(_NAMES, archive))) if is_list_of_text else None
-
-    def _load(self, name: str, archive: zipfile.ZipFile) -> NDArray[Any]:
-        header = self._headers[name]
-        with archive.open(name + ".npy") as file:
-            _read_header(file, name, self.root)
-            rows = _rows_between(file, header, 0, header.shape[0], self.root)
-            return np.frombuffer(b"".join(data for _, data in rows), header.dtype)
+        return tuple(map(str, _load(archive, _NAMES, self.root))) if is_list_of_text else None
 
     def __len__(self) -> int:
         return self._images.shape[0]
@@ -153,6 +146,18 @@ def open_npz(path: Path) -> ArrayStore:
     return ArrayStore(path)
 
 
+def array_headers(path: Path) -> dict[str, Header]:
+    """Shape and type of each array in an archive, by name, without reading it."""
+    with _archive(path) as archive:
+        return _headers(archive, path)
+
+
+def load_array(path: Path, name: str) -> NDArray[Any]:
+    """Read one array of an archive into memory; look at its header first."""
+    with _archive(path) as archive:
+        return _load(archive, name, path)
+
+
 def open_member(archive: zipfile.ZipFile, name: str, compression: int = zipfile.ZIP_STORED) -> IO[bytes]:
     """Start a member whose bytes depend on nothing but what is written."""
     info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
@@ -190,6 +195,13 @@ def _headers(archive: zipfile.ZipFile, path: Path) -> dict[str, Header]:
         except RuntimeError as error:  # encrypted, or compressed in an unknown way
             raise EclipseError(f"the array {name!r} in {path} cannot be read: {error}; expected plain .npz") from error
     return headers
+
+
+def _load(archive: zipfile.ZipFile, name: str, path: Path) -> NDArray[Any]:
+    with archive.open(name + ".npy") as file:
+        header = _read_header(file, name, path)
+        rows = _rows_between(file, header, 0, header.shape[0], path)
+        return np.frombuffer(b"".join(data for _, data in rows), header.dtype).reshape(header.shape)
 
 
 def _read_header(file: IO[bytes], name: str, path: Path) -> Header:

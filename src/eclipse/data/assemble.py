@@ -1,6 +1,7 @@
 """Put the new images of a data set together to a complete data set, which appears under its name all at once."""
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -45,9 +46,15 @@ def check_output(source: Source, out: Path, format: str | None = None) -> None:
     _check_content(source, format)
 
 
+def check_apart(out: Path, other: Source, what: str) -> None:
+    """Refuse an output inside another data set that is read."""
+    if other.root is not None and other.root.resolve() in out.resolve().parents:
+        raise EclipseError(f"the output {out} is inside the {what} {other.root}; expected a path apart from them")
+
+
 def assemble(
     source: Source, pictures: Iterator[tuple[str, bytes]], out: Path, format: str | None, skipped: frozenset[str]
-) -> None:
+) -> str:
     """Write the whole output beside ``out`` and then give it that name, so that ``out`` is complete or not there.
 
     Args:
@@ -57,13 +64,17 @@ def assemble(
         format: as for `check_output`.
         skipped: the ids of the rows to leave out.
 
+    Returns:
+        The `fingerprint` of the pictures.
+
     Raises:
         EclipseError: when `check_output` refuses, an image does not fit the format, or the disk is full.
     """
     check_output(source, out, format)
     if len(skipped) >= len(source):
         raise EclipseError(f"all {len(source)} images of {source.spec} were left out; expected at least one good one")
-    new = Replacements(pictures, skipped)
+    digest = hashlib.sha256()
+    new = Replacements(_digested(pictures, digest), skipped)
     target = out.with_name(f".{out.name}.assembling")
     with _one_sentence(out), _removed(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +86,27 @@ def assemble(
             FORMATS[format or "parquet"](source, target, new)
         new.finish()
         _publish(target, out)
+    return digest.hexdigest()
+
+
+def is_made(out: Path) -> bool:
+    """Whether there is anything at the place of an output; an empty folder is nothing."""
+    return out.exists() and not (out.is_dir() and not any(out.iterdir()))
+
+
+def fingerprint(pictures: Iterator[tuple[str, bytes]]) -> str:
+    """SHA-256 over the ids and the PNG bytes of an output, in order."""
+    digest = hashlib.sha256()
+    for _ in _digested(pictures, digest):
+        pass
+    return digest.hexdigest()
+
+
+def _digested(pictures: Iterator[tuple[str, bytes]], digest: "hashlib._Hash") -> Iterator[tuple[str, bytes]]:
+    for id, png in pictures:
+        digest.update(id.encode("utf-8", "surrogatepass"))
+        digest.update(png)
+        yield id, png
 
 
 def _keeps_layout(source: Source, format: str | None) -> bool:

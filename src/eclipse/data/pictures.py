@@ -4,7 +4,7 @@ import io
 import struct
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,14 @@ def from_array(array: Pixels, name: str) -> Picture:
     color = np.repeat(planes[:1], 3, axis=0) if gray else planes[:3]
     alpha = planes[-1] if len(planes) in (2, 4) else None
     return Picture(np.ascontiguousarray(color), alpha, gray)
+
+
+def repainted(picture: Picture, rgb: Pixels) -> Picture:
+    """The picture with other pixels (3, H, W); one that was gray stays so."""
+    if picture.gray:
+        gray = rgb.mean(axis=0, dtype=np.float32).round().astype(np.uint8)
+        rgb = np.repeat(gray[None], 3, axis=0)
+    return replace(picture, rgb=rgb)
 
 
 def planes(picture: Picture) -> Pixels:

@@ -1,7 +1,7 @@
 """The rows of a data set on disk: what a layout provides, a slice of it, and the new images that go back into it."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -140,8 +140,13 @@ class Source:
 
     def fingerprint(self) -> str:
         """SHA-256 over layout, slice, and names, sizes and times of the files: cheap, to tell whether to resume."""
-        digest = hashlib.sha256(f"{self.layout} {self.span.start}:{self.span.stop}".encode())
-        for name, path in self.store.files():
-            status = path.stat()
-            digest.update(f"\n{name} {status.st_size} {status.st_mtime_ns}".encode())
-        return digest.hexdigest()
+        return fingerprint_files(f"{self.layout} {self.span.start}:{self.span.stop}", self.store.files())
+
+
+def fingerprint_files(title: str, files: Iterable[tuple[str, Path]]) -> str:
+    """SHA-256 over a title, and names, sizes and times of files."""
+    digest = hashlib.sha256(title.encode())
+    for name, path in files:
+        status = path.stat()
+        digest.update(f"\n{name} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()

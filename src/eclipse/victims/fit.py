@@ -1,5 +1,6 @@
 """The one training loop: a data set as one uint8 tensor, batched augmentation, deterministic by seed."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from eclipse.device import channels_last, seeded
 from eclipse.errors import EclipseError, unknown
 
 Augment: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Adversary: TypeAlias = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
     "triangle": lambda progress: min(progress / 0.2, (1 - progress) / 0.8),
 }
 """From the share of training that is done to the factor of the learning rate."""
@@ -29,9 +32,13 @@ class Recipe:
 
     Attributes:
         batch: images a step; the last ones of an epoch, fewer than a batch, are left out of it.
-        schedule: ``constant``, or ``triangle`` (up for the first fifth, then down to zero).
+        schedule: ``constant``, ``cosine`` (half of one, down to zero) or ``triangle`` (up for the first fifth, then
+            down to zero).
         pad: zero padding before the random crop; 0 switches the crop off.
         flip: mirror each image with probability 1/2.
+        milestones: shares of the training after each of which the learning rate is a tenth of what it was.
+        warmup: share of the training in which the learning rate grows from zero, whatever the schedule.
+        clip: largest norm of the gradient; None for any.
     """
 
     epochs: int
@@ -43,10 +50,19 @@ class Recipe:
     schedule: str = "constant"
     pad: int = 4
     flip: bool = True
+    milestones: tuple[float, ...] = ()
+    warmup: float = 0.0
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise unknown("learning rate schedule", self.schedule, SCHEDULES)
+
+    def rate(self, progress: float) -> float:
+        """The learning rate when this share of the training is done."""
+        passed = sum(progress >= milestone for milestone in self.milestones)
+        warm = min(1.0, progress / self.warmup) if self.warmup else 1.0
+        return self.lr * SCHEDULES[self.schedule](progress) * warm * 0.1**passed
 
 
 RECIPES = {
@@ -67,6 +83,17 @@ class Epoch:
     images_per_s: float
 
 
+def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """SGD as a recipe has it, over the parameters of a network."""
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
+    )
+
+
 def fit(
     network: nn.Module,
     train: ImageSet,
@@ -75,8 +102,14 @@ def fit(
     seed: int,
     device: str = "cpu",
     augment: Augment | None = None,
+    adversary: Adversary | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    done: int = 0,
 ) -> Iterator[Epoch]:
     """Train ``network`` in place and yield after every epoch, with the network in evaluation mode.
+
+    To go on after an interruption, bring network and optimizer into the state that they had after an epoch and say
+    which: the result is the same to the byte.
 
     Args:
         network: maps [0, 1] images to logits; its weights are the caller's (seeded before construction).
@@ -86,6 +119,10 @@ def fit(
         device: where to train; the network is moved there.
         augment: called on every batch ([0, 1] images, labels) after crop and flip; the compensation C goes here.
             It may return labels as they are or as probabilities, (B, classes).
+        adversary: for adversarial training: called last, with the network in evaluation mode, the images and the
+            labels; returns the images to train on.
+        optimizer: from ``make_optimizer``, for callers that keep its state; None for a new one.
+        done: epochs that were done before.
 
     Raises:
         EclipseError: the set has no labels, or fewer than two images, which is too little for BatchNorm.
@@ -94,35 +131,40 @@ def fit(
     if len(train) < 2:
         raise EclipseError(f"{len(train)} training images; expected at least 2 to train a victim")
     images = torch.from_numpy(train.images.copy()).to(device)
-    optimizer = torch.optim.SGD(
-        channels_last(network.to(device)).parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
-    )
+    channels_last(network.to(device))
+    optimizer = optimizer or make_optimizer(network, recipe)
     batches = max(1, len(train) // recipe.batch)
-    for epoch in range(1, recipe.epochs + 1):
+    for epoch in range(done + 1, recipe.epochs + 1):
         began, totals = time.perf_counter(), torch.zeros(2, device=device)
         network.train()
         with seeded(seed, "victim", epoch, device):
             order = torch.randperm(len(train), device=device)[: batches * recipe.batch]
             for i, rows in enumerate(torch.split(order, recipe.batch)):
                 progress = (epoch - 1 + i / batches) / recipe.epochs
-                optimizer.param_groups[0]["lr"] = recipe.lr * SCHEDULES[recipe.schedule](progress)
+                optimizer.param_groups[0]["lr"] = recipe.rate(progress)
                 x, y = to_unit(crop_and_flip(images[rows], recipe.pad, recipe.flip)), labels[rows]
-                totals += _descend(network, optimizer, *(augment(x, y) if augment else (x, y)))
+                if augment is not None:
+                    x, y = augment(x, y)
+                if adversary is not None:
+                    network.eval()
+                    x = adversary(network, x, y)
+                    network.train()
+                totals += descend(network, optimizer, x, y, recipe.clip)
         network.eval()
         loss, hits = (totals / batches).tolist()
         yield Epoch(epoch, loss, hits, len(order) / (time.perf_counter() - began))
 
 
-def _descend(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Tensor:
-    """Take one step; return the batch's loss and its share of hits, (2,)."""
+def descend(
+    network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, clip: float | None = None
+) -> Tensor:
+    """Take one step of training on a batch; return its loss and its share of hits, (2,)."""
     logits = cast(Tensor, network(x.contiguous(memory_format=torch.channels_last)))
     loss = F.cross_entropy(logits, y)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    if clip is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), clip)
     optimizer.step()
     hits = logits.argmax(1) == (y if y.ndim == 1 else y.argmax(1))
     return torch.stack([loss.detach(), hits.float().mean()])

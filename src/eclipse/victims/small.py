@@ -1,22 +1,20 @@
 """A small CIFAR-stem network for processors without a GPU: about 8 million multiply-adds for a 32x32 image."""
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from eclipse.errors import EclipseError
+from eclipse.victims.classifier import Classifier
 
 WIDTHS = (24, 48, 96, 192)
 SMALLEST = 2 ** len(WIDTHS)  # pixels a side; each layer halves them
 
 
-class SmallNet(nn.Module):
+class SmallNet(Classifier):
     """Four convolutions, each followed by max pooling, BatchNorm and ReLU, then global pooling and a linear layer.
 
     Full resolution in the first layer, as attacks and defenses on small images need it. Takes [0, 1] images
-    (B, C, H, W) of 16x16 and up, returns logits (B, num_classes). Normalization is inside, so that
-    perturbation radii are always in pixels.
+    (B, C, H, W) of 16x16 and up.
     """
 
     def __init__(self, num_classes: int, channels: int = 3) -> None:
@@ -32,11 +30,7 @@ class SmallNet(nn.Module):
             ]
             before = width
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(before, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of [0, 1] images."""
-        return cast(Tensor, self.classifier(self.embed(x)))
+        self.head = nn.Linear(before, num_classes)
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the features before the linear layer, (B, 192)."""

@@ -1,0 +1,83 @@
+"""What an attack is."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any, ClassVar
+
+from torch import nn
+
+from eclipse.attacks.crafting import Crafting
+from eclipse.data.imageset import ImageSet
+from eclipse.errors import EclipseError
+
+
+class Attack:
+    """The base of all attacks: frozen dataclasses of a paper's hyper-parameters, which poison an image set.
+
+    The defaults of the fields are the published recipe. Lengths in pixels are on the [0, 1] scale.
+
+    Attributes:
+        title: what it is, in a few words.
+        family: how it works: ``random``, ``synthetic``, ``error-minimizing``, ``error-maximizing`` or ``feature``.
+        norm: what bounds the change: ``Linf``, ``L2``, ``L0`` (changed pixels) or ``none``.
+        radius: the bound; for L2 at 3x32x32 (``perturbation.bound`` gives it at any size), for L0 a count.
+        small: the fields that are different at the small scale, for processors without a GPU.
+    """
+
+    title: ClassVar[str]
+    family: ClassVar[str]
+    norm: ClassVar[str]
+    radius: float
+    small: ClassVar[Mapping[str, Any]] = {}
+
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+        """Return the same rows with perturbed pixels; labels, ids and order stay.
+
+        Args:
+            clean: a labelled set.
+            seed: decides the poison.
+            device: where a surrogate computes.
+            crafting: keeps the state and tells the progress of a long crafting; None for neither.
+
+        Raises:
+            EclipseError: the set has no labels, or is not one that this attack can poison.
+        """
+        raise NotImplementedError
+
+    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> nn.Module | None:
+        """The untrained surrogate for this set, to measure its speed; None where there is none."""
+        return None
+
+    def passes(self) -> float:
+        """How many forward and backward passes of the surrogate the crafting takes for each image, at most."""
+        return 0.0
+
+
+def levels(n: float) -> Any:
+    """A field for a length in pixels: n/255 by default, which people give and read in 8-bit levels."""
+    return field(default=n / 255, metadata={"levels": True})
+
+
+def check_radius(attack: str, radius: float) -> None:
+    """Refuse an Linf radius that cannot be meant."""
+    if not 0 < radius <= 1:
+        raise EclipseError(
+            f"{attack} radius of {radius * 255:g} levels; expected more than 0 and at most 255, such as 8"
+        )
+
+
+def check_classes(attack: str, clean: ImageSet, least: int = 1) -> None:
+    """Refuse a set without labels, of one class, or with a class of fewer images than the attack needs.
+
+    Classes without any image are left alone: a slice of a data set may lack some.
+    """
+    labels = clean.require_labels(attack).tolist()
+    counts = {label: labels.count(label) for label in sorted(set(labels))}
+    if len(counts) < 2:
+        raise EclipseError(f"{attack} of a set with {len(counts)} class; expected at least 2, with labels that differ")
+    label, fewest = min(counts.items(), key=lambda item: item[1])
+    if fewest < least:
+        name = clean.class_names[label] if clean.class_names else label
+        raise EclipseError(
+            f"class {name} has {fewest} images; {attack} needs at least {least} of each class: add some or leave it out"
+        )

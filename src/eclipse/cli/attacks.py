@@ -1,0 +1,85 @@
+"""``eclipse attacks``."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from eclipse.attacks.attack import Attack
+
+HELP = """List the attacks; with a NAME, describe one with all its parameters.
+
+Radii and other lengths in pixels are in 8-bit levels, L2 norms on the [0, 1] scale at 3x32x32. A pass is one forward
+and backward pass of the surrogate, the network that an attack is made with. Two values are those of --scale paper and
+--scale small.
+"""
+
+WIDTH = 100  # columns, where the output is no terminal
+
+
+def attacks(
+    name: Annotated[str | None, typer.Argument(help="an attack to describe", metavar="NAME")] = None,
+) -> None:
+    """List or describe attacks."""
+    from eclipse.attacks import ATTACKS, SCALES, make_attack
+
+    if name is None:
+        _list({name: [make_attack(name, scale=scale) for scale in SCALES] for name in ATTACKS})
+    else:
+        _describe(name, [make_attack(name, scale=scale) for scale in SCALES])
+
+
+def _list(scaled: "dict[str, list[Attack]]") -> None:
+    rows: list[tuple[str, ...]] = [
+        (name, both[0].title, both[0].family, _radius(both[0]), _pair(map(_arch, both)), _pair(map(_passes, both)))
+        for name, both in scaled.items()
+    ]
+    _print(("name", "title", "family", "norm, radius", "surrogate", "passes an image"), rows)
+    print("\nMore about one: eclipse attacks NAME. Use it: eclipse poison DATASET --attack NAME --out POISONED")
+
+
+def _describe(name: str, both: "list[Attack]") -> None:
+    import inspect
+
+    from eclipse.attacks import SCALES
+    from eclipse.attacks.parameters import parameters
+
+    print(f"{name}: {both[0].title} ({both[0].family}; {_radius(both[0])})\n")
+    print(inspect.getdoc(type(both[0])), end="\n\n")
+    paper, small = map(parameters, both)
+    rows = [(key, str(paper[key]), str(small[key]), "8-bit levels" if paper[key].levels else "") for key in paper]
+    cost = ("passes an image", *map(_passes, both), "")
+    _print(("parameter", *(f"scale {scale}" for scale in SCALES), ""), [*rows, cost])
+
+
+def _print(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in head:
+        table.add_column(title, no_wrap=title not in ("title", "passes an image"))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDTH)).print(table)
+
+
+def _radius(attack: "Attack") -> str:
+    from eclipse.attacks.parameters import length_in_words
+
+    return "unbounded" if attack.norm == "none" else f"{attack.norm} {length_in_words(attack.norm, attack.radius)}"
+
+
+def _arch(attack: "Attack") -> str:
+    return getattr(attack, "arch", "its own") if attack.passes() else "none"
+
+
+def _passes(attack: "Attack") -> str:
+    return f"{attack.passes():,.0f}"
+
+
+def _pair(values: "map[str]") -> str:
+    """What paper and small have, once where they agree."""
+    return "/".join(dict.fromkeys(values))

@@ -1,0 +1,73 @@
+"""``eclipse poison``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HELP = """Poison a labelled data set with an attack of the paper, or with what others have crafted.
+
+    eclipse poison DATASET --attack em --out POISONED
+
+DATASET is a data set in any form that `eclipse purify` takes. POISONED has its layout, order, names and labels; what
+was done is in POISONED.run.json. `eclipse attacks` lists the attacks, `eclipse attacks em` the parameters of one.
+
+Scale paper follows the published recipe and is meant for a GPU; scale small is for processors. The expected cost is
+told first. An interrupted crafting goes on when the same command is given again.
+
+With --import FILE instead of --attack, the poison is taken from a folder of images named by row (0.png, 1.png, ...),
+the ECLIPSE authors' pickle or any other form with as many rows; or it is a perturbation (.pt, .npy or .npz, for each
+row or for each class), to be added with --sign and --unit. `eclipse verify` tells what was changed.
+"""
+
+
+def poison(
+    dataset: Annotated[str, typer.Argument(help="the clean, labelled data set", metavar="DATASET")],
+    out: Annotated[Path, typer.Option(help="where the poisoned copy goes; must not exist")],
+    attack: Annotated[str | None, typer.Option(help="name of an attack, from 'eclipse attacks'")] = None,
+    imported: Annotated[
+        str | None, typer.Option("--import", help="poisoned images or a perturbation that others have made")
+    ] = None,
+    scale: Annotated[str | None, typer.Option(help="paper or small", show_default="paper")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="another value for a parameter, such as eps=4; repeatable", metavar="FIELD=VALUE"),
+    ] = None,
+    sign: Annotated[int | None, typer.Option(help="1 or -1: add or subtract the perturbation")] = None,
+    unit: Annotated[str | None, typer.Option(help="levels or unit: the scale of the perturbation")] = None,
+    seed: Annotated[int, typer.Option(help="decides the poison")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    format: Annotated[
+        str | None, typer.Option(help="folder, parquet, npz or webdataset", show_default="as the input")
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="the column with the images, where it cannot be told")
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="the column with the labels")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and print settings and cost, then stop")] = False,
+) -> None:
+    """Poison a data set."""
+    options = {**locals(), "settings": tuple(settings or ())}
+    from eclipse import poisoning
+    from eclipse.cli.show import Show, facts
+
+    request = poisoning.Request(
+        **{name: value for name, value in options.items() if name in poisoning.Request.__dataclass_fields__}
+    )
+    plan = poisoning.plan(request)
+    if plan.finished:
+        if not dry_run:
+            poisoning.tidy(plan)
+        print(f"{out} is complete already, with the same settings")
+        return
+    facts("settings", plan.in_words())
+    cost = plan.cost()
+    if cost is not None:
+        facts("expected cost", cost.describe())
+    for note in plan.notes(cost):
+        print(f"note: {note}")
+    if dry_run:
+        return
+    with Show() as show:
+        outcome = poisoning.run(plan, on_step=show.crafting)
+    facts("done", poisoning.closing(plan, outcome))

@@ -1,0 +1,59 @@
+"""``eclipse verify``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HELP = """Compare a poisoned data set with the clean one: what was changed, and whether the attack kept its bound.
+
+    eclipse verify POISONED --clean DATASET
+
+POISONED and DATASET are data sets in any form that `eclipse purify` takes, with the same images in the same order.
+The bound is that in POISONED.run.json, which `eclipse poison` writes; for other poisons, name the attack
+(--attack urp --set eps=4) or the bound (--norm Linf --radius 8).
+
+Exit code 0: labels and bound are kept; 1: they are not, and what differs is printed; 2: the sets cannot be compared.
+"""
+
+
+def verify(
+    poisoned: Annotated[str, typer.Argument(help="the poisoned data set", metavar="POISONED")],
+    clean: Annotated[str, typer.Option(help="the data set that was poisoned", metavar="DATASET")],
+    attack: Annotated[str | None, typer.Option(help="the attack that made it, where no manifest says")] = None,
+    scale: Annotated[str | None, typer.Option(help="scale of the attack: paper or small", show_default="paper")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="a parameter of the attack that differs, such as eps=4", metavar="FIELD=VALUE"),
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="a bound without an attack: Linf, L2, L0 or none")] = None,
+    radius: Annotated[
+        float | None, typer.Option(help="of that bound: 8-bit levels for Linf, pixels for L0, L2 on [0, 1] at 3x32x32")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="write all findings to this file")] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="the column with the images, where it cannot be told")
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="the column with the labels")] = None,
+) -> None:
+    """Verify a poisoned data set."""
+    from eclipse import verification
+    from eclipse.cli.show import Show, facts
+    from eclipse.data.sources import open_source
+    from eclipse.runs import write_json
+
+    columns = {"image_column": image_column, "label_column": label_column}
+    sources = open_source(poisoned, **columns), open_source(clean, **columns)
+    bound = verification.resolve_bound(
+        sources[0], attack=attack, scale=scale, settings=settings or (), norm=norm, radius=radius
+    )
+    with Show() as show:
+        found = verification.verify(*sources, bound, on_progress=show.verifying)
+    if json is not None:
+        write_json(json, found.as_json())
+    facts("verification", found.describe())
+    for note in found.notes():
+        print(f"note: {note}")
+    for problem in found.problems:
+        print(f"problem: {problem.what}")
+    raise typer.Exit(0 if found.holds else 1)

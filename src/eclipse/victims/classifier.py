@@ -1,0 +1,40 @@
+"""What a classifier is, and the table of them: victims, surrogates of attacks and networks of defenses alike."""
+
+import importlib
+from typing import cast
+
+from torch import Tensor, nn
+
+from eclipse.errors import unknown
+
+
+class Classifier(nn.Module):
+    """A network that maps [0, 1] images (B, C, H, W) to logits (B, num_classes).
+
+    Normalization is inside, so that perturbation radii are always in pixels. The last layer is ``head``, and what
+    it takes is the embedding, so that attacks and defenses can work on features.
+    """
+
+    head: nn.Linear
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the features before the last layer, (B, F)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of [0, 1] images."""
+        return cast(Tensor, self.head(self.embed(x)))
+
+
+CLASSIFIERS = {
+    "small": "eclipse.victims.small:SmallNet",
+    "resnet18": "eclipse.victims.resnet:resnet18",
+}
+
+
+def make_classifier(name: str, num_classes: int, channels: int = 3) -> Classifier:
+    """Build a classifier by its name in ``CLASSIFIERS``, with weights from torch's global generator."""
+    if name not in CLASSIFIERS:
+        raise unknown("classifier", name, CLASSIFIERS)
+    module, _, attribute = CLASSIFIERS[name].partition(":")
+    return cast(Classifier, getattr(importlib.import_module(module), attribute)(num_classes, channels))
