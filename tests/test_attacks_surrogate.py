@@ -473,7 +473,7 @@ def test_sets_that_cannot_be_poisoned_are_refused(name: str) -> None:
     for data, words in (
         (ImageSet.from_arrays(images), f"{name.upper()} needs labels"),
         (ImageSet.from_arrays(images, [2, 2, 2, 2]), f"{name.upper()} of a set with 1 class; expected at least 2"),
-        (ImageSet.from_arrays(images, [0, 1, 2, 3]), "images of 8x8; this network takes 16x16 and up"),
+        (ImageSet.from_arrays(images, [0, 1, 2, 3]), "images of 8 pixels a side; this network takes 16 and up"),
     ):
         with pytest.raises(EclipseError) as caught:
             hasty(name).poison(data, seed=0)

@@ -7,7 +7,9 @@ from torch import nn
 
 from eclipse.errors import EclipseError
 from eclipse.victims.classifier import CLASSIFIERS, Classifier, make_classifier
-from eclipse.victims.resnet import BasicBlock, ResNet, resnet18
+from eclipse.victims.densenet import densenet121
+from eclipse.victims.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet50
+from eclipse.victims.vgg import vgg16, vgg19
 
 
 def parameters(network: nn.Module) -> int:
@@ -18,6 +20,44 @@ def test_resnet18_has_the_published_parameters() -> None:
     assert parameters(resnet18(10)) == 11_173_962
     assert parameters(resnet18(100)) == 11_173_962 + 90 * 513
     assert parameters(resnet18(10, channels=1)) == 11_173_962 - 2 * 64 * 9
+
+
+@pytest.mark.parametrize(
+    ("build", "count"), [(resnet50, 23_520_842), (vgg16, 14_728_266), (vgg19, 20_040_522), (densenet121, 6_956_298)]
+)
+def test_the_other_networks_have_the_parameters_of_their_cifar_forms(build, count: int) -> None:  # type: ignore[no-untyped-def]
+    with torch.device("meta"):
+        assert parameters(build(10)) == count
+        head = build(10).head.in_features
+        assert parameters(build(100)) == count + 90 * (head + 1)
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet18", 11_181_642), ("resnet50", 23_528_522)])
+def test_large_images_meet_the_stem_of_imagenet(name: str, count: int) -> None:
+    network = make_classifier(name, 10, side=224).eval()
+    assert parameters(network) == count, "a 7x7 convolution in place of a 3x3 one"
+    assert network.stem(torch.rand(1, 3, 96, 128)).shape == (1, 64, 24, 32)
+
+
+def test_densenet_has_the_stem_of_imagenet_for_large_images() -> None:
+    large, small = (make_classifier("densenet121", 10, side=side).layers[0].eval() for side in (96, 95))
+    assert large(torch.rand(1, 3, 96, 96)).shape == (1, 64, 24, 24)
+    assert small(torch.rand(1, 3, 95, 95)).shape == (1, 64, 95, 95)
+
+
+def test_a_bottleneck_adds_its_shortcut() -> None:
+    block = Bottleneck(16, 4, stride=1).eval()
+    nn.init.zeros_(block.third[1].weight)
+    x = torch.randn(2, 16, 6, 6)
+    assert torch.equal(block(x), x.relu())
+    assert Bottleneck(16, 8, stride=2)(x).shape == (2, 32, 3, 3)
+
+
+@pytest.mark.parametrize(("name", "least"), [("small", 16), ("vgg16", 32), ("vgg19", 32)])
+def test_images_that_are_too_small_are_refused(name: str, least: int) -> None:
+    with pytest.raises(EclipseError) as caught:
+        make_classifier(name, 10, side=least - 1)
+    assert f"images of {least - 1} pixels a side" in one_sentence(caught.value)
 
 
 def test_resnet18_keeps_full_resolution_until_its_second_stage() -> None:
@@ -40,7 +80,7 @@ def test_a_block_adds_its_shortcut() -> None:
 
 
 def test_the_embedding_of_a_resnet_is_the_mean_over_places() -> None:
-    network = ResNet((1, 1, 1, 1), 10).eval()
+    network = ResNet(BasicBlock, (1, 1, 1, 1), 10, 3, 32).eval()
     maps: list[torch.Tensor] = []
     network.layers.register_forward_hook(lambda module, inputs, output: maps.append(output))
     embedding = network.embed(torch.rand(2, 3, 17, 32))
@@ -56,7 +96,7 @@ def test_every_classifier_has_the_logits_and_channels_that_it_is_asked_for(
 ) -> None:
     network = make_classifier(name, num_classes, channels).eval()
     assert isinstance(network, Classifier)
-    x = torch.rand(2, channels, 16, 16)
+    x = torch.rand(2, channels, 32, 32)
     embedding = network.embed(x)
     assert embedding.shape == (2, network.head.in_features)
     assert torch.equal(network(x), network.head(embedding)) and network(x).shape == (2, num_classes)

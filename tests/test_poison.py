@@ -444,7 +444,7 @@ class class0 has 2 images; Fake needs at least 3 of each class: add some or leav
 $ [sizes] eclipse poison sizes --attack fake --out out
 sizes/class1/003\.png is 20x17 and sizes/class0/000\.png is 16x16; expected one size for poisoning
 $ [tiny] eclipse poison tiny --attack fake --out out
-images of 8x8; this network takes 16x16 and up: enlarge them
+images of 8 pixels a side; this network takes 16 and up: enlarge them
 $ [tiny] eclipse poison tiny --attack lsp --set patch=9 --out out
 an LSP patch of 9 pixels does not fit images of 8x8; expected 1 to 8
 $ [transparent] eclipse poison transparent --attack urp --out out.npz --format npz

@@ -76,7 +76,7 @@ def test_small_net_is_small() -> None:
 def test_small_net_says_which_sizes_it_takes() -> None:
     with pytest.raises(EclipseError) as caught:
         SmallNet(10)(torch.rand(1, 3, 32, 15))
-    assert "images of 32x15; this network takes 16x16 and up" in one_sentence(caught.value)
+    assert "images of 15 pixels a side; this network takes 16 and up" in one_sentence(caught.value)
 
 
 # Training

@@ -113,7 +113,8 @@ def unpack(tensors: Mapping[str, Tensor], network: nn.Module, optimizer: torch.o
 def new_surrogate(arch: str, clean: ImageSet, seed: int, device: str) -> Classifier:
     """A fresh classifier for the classes and channels of a set, its weights decided by the seed."""
     with seeded(seed, f"surrogate {arch}"):
-        return make_classifier(arch, clean.num_classes, clean.images.shape[1]).to(device)
+        channels, *sides = clean.images.shape[1:]
+        return make_classifier(arch, clean.num_classes, channels, min(sides)).to(device)
 
 
 def train_surrogate(

@@ -29,12 +29,26 @@ class Classifier(nn.Module):
 CLASSIFIERS = {
     "small": "eclipse.victims.small:SmallNet",
     "resnet18": "eclipse.victims.resnet:resnet18",
+    "resnet50": "eclipse.victims.resnet:resnet50",
+    "vgg16": "eclipse.victims.vgg:vgg16",
+    "vgg19": "eclipse.victims.vgg:vgg19",
+    "densenet121": "eclipse.victims.densenet:densenet121",
 }
 
 
-def make_classifier(name: str, num_classes: int, channels: int = 3) -> Classifier:
-    """Build a classifier by its name in ``CLASSIFIERS``, with weights from torch's global generator."""
+def make_classifier(name: str, num_classes: int, channels: int = 3, side: int = 32) -> Classifier:
+    """Build a classifier by its name in ``CLASSIFIERS``, with weights from torch's global generator.
+
+    Args:
+        name: of the network.
+        num_classes: logits.
+        channels: image channels.
+        side: the shorter side of the images in pixels, which decides the first layers.
+
+    Raises:
+        EclipseError: no such network, or images that are too small for it.
+    """
     if name not in CLASSIFIERS:
         raise unknown("classifier", name, CLASSIFIERS)
     module, _, attribute = CLASSIFIERS[name].partition(":")
-    return cast(Classifier, getattr(importlib.import_module(module), attribute)(num_classes, channels))
+    return cast(Classifier, getattr(importlib.import_module(module), attribute)(num_classes, channels, side))

@@ -17,8 +17,9 @@ class SmallNet(Classifier):
     (B, C, H, W) of 16x16 and up.
     """
 
-    def __init__(self, num_classes: int, channels: int = 3) -> None:
+    def __init__(self, num_classes: int, channels: int = 3, side: int = 32) -> None:
         super().__init__()
+        _check_side(side)
         layers: list[nn.Module] = []
         before = channels
         for width in WIDTHS:
@@ -34,9 +35,10 @@ class SmallNet(Classifier):
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the features before the linear layer, (B, 192)."""
-        height, width = x.shape[2:]
-        if min(height, width) < SMALLEST:
-            raise EclipseError(
-                f"images of {height}x{width}; this network takes {SMALLEST}x{SMALLEST} and up: enlarge them"
-            )
+        _check_side(min(x.shape[2:]))
         return torch.amax(self.features((x - 0.5) / 0.25), dim=(2, 3))
+
+
+def _check_side(side: int) -> None:
+    if side < SMALLEST:
+        raise EclipseError(f"images of {side} pixels a side; this network takes {SMALLEST} and up: enlarge them")
