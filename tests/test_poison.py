@@ -416,8 +416,8 @@ $ eclipse poison images --attack ar --out out --set coefficients=1
 'coefficients' is not a single value; leave it out
 $ eclipse poison images --attack fake --out out --set eps=4 --set radius=5
 --set radius=5, but 'eps' was set before; give it once
-$ eclipse poison images --attack fake --out out --set arch=resnet20
-unknown classifier 'resnet20'; did you mean 'resnet18'\?
+$ eclipse poison images --attack fake --out out --set arch=resnet-18
+unknown classifier 'resnet-18'; did you mean 'resnet18'\?
 $ eclipse poison images --attack urp --out out --set eps=0
 URP radius of 0 levels; expected more than 0 and at most 255, such as 8
 $ eclipse poison images --attack urp --out out --set eps=256
