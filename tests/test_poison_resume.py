@@ -91,7 +91,7 @@ def snapshot(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     "options",
-    [["--attack", "fake"], ["--attack", "em", "--scale", "small", "--set", "max_rounds=3", "--set", "batch=16"]],
+    [["--attack", "fake"], ["--attack", "em", "--scale", "small", "--set", "max_rounds=8", "--set", "batch=16"]],
     ids=["fake", "em"],
 )
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path, options: list[str]) -> None:
@@ -109,9 +109,9 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path, option
     state = craft_folder(killed / "out")
     seen = [snapshot(state)]
     for _ in range(6):
-        kill_when(go(killed), lambda: snapshot(state) not in seen, 0.1)
+        kill_when(go(killed), lambda: snapshot(state) not in seen, 0.05)
         seen.append(snapshot(state))
-    assert len({str(entry) for entry in seen}) > 4, "it was hardly ever killed at work"
+    assert len({str(entry) for entry in seen}) > 3, "it was hardly ever killed at work"
 
     last = go(killed)
     last.join()
