@@ -189,7 +189,8 @@ def _refuse_rest(tar: tarfile.TarFile, shard: Path) -> None:
 
 
 def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]:
-    while (member := tar.next()) is not None:
+    # Opening has read the first member. Python 3.10 asks for a place before the file where there was none.
+    while tar.offset and (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # it would grow with the shard
         if member.name.startswith("/") or ".." in member.name.split("/"):
             raise EclipseError(f"{shard} has the member {member.name!r}, which leads out of it; expected a path inside")
