@@ -128,7 +128,8 @@ def render(results: Path) -> str:
         f"{one['data']}, {one['train images']} training images (`{one['train']}`), {one['test images']} test images "
         f"(`{one['test']}`). Attacks at `--scale small`, crafted once with seed 0; victims trained for "
         f"{one['recipe']['epochs']} epochs with recipe `fast`, last epoch, accuracy in %, mean and standard deviation "
-        f"over the seeds in brackets. Device: {one['device']}.",
+        f"over the seeds in brackets. Device: {one['device']}. Crafting is wall time on a machine with other work "
+        "beside it, pauses included: an upper bound.",
         "",
         "| poison | what it is | norm | radius | largest change | passes an image | crafting | "
         + " | ".join(variants)
