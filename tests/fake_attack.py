@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, craft_rows, new_surrogate, train_surrogate
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.crafting import Crafting, craft_rows, train_surrogate
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD, pgd
 from eclipse.data.imageset import ImageSet
@@ -18,7 +18,7 @@ from eclipse.victims.fit import Recipe
 
 
 @dataclass(frozen=True)
-class Fake(Attack):
+class Fake(SurrogateAttack):
     """A fake of the tests: away from the own class, from a random start.
 
     Attributes:
@@ -46,7 +46,9 @@ class Fake(Attack):
         """Train the surrogate, then perturb."""
         check_classes("Fake", clean, least=3)
         crafting = crafting or Crafting()
-        (network,) = train_surrogate(self.arch, clean, self.recipe, crafting, seed=seed, device=device)
+        (network,) = train_surrogate(
+            self.surrogate(clean, seed=seed, device=device), clean, self.recipe, crafting, seed=seed, device=device
+        )
         labels = torch.tensor(clean.require_labels("Fake"), device=device)
         how = PGD(self.radius, self.step, self.steps, start="uniform", ascend=True)
 
@@ -55,10 +57,6 @@ class Fake(Attack):
             return pgd(x, lambda view: F.cross_entropy(network(view), labels[rows], reduction="none"), how)
 
         return add_noise(clean, craft_rows(clean, crafting, craft, seed=seed, device=device))
-
-    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> nn.Module:
-        """The untrained surrogate."""
-        return new_surrogate(self.arch, clean, seed, device)
 
     def passes(self) -> float:
         """Those of training and noise."""

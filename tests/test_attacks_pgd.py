@@ -348,7 +348,9 @@ def shaken(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def surrogates(crafting: Crafting, **changes: Any) -> list[Classifier]:
     options = {"augment": noisy, "adversary": shaken, "keep": (1, 3)} | changes
-    return train_surrogate("small", labelled(), QUICK, crafting, seed=0, device="cpu", **options)
+    return train_surrogate(
+        new_surrogate("small", labelled(), 0, "cpu"), labelled(), QUICK, crafting, seed=0, device="cpu", **options
+    )
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4])

@@ -22,7 +22,7 @@ from eclipse.attacks.parameters import all_fields, attack_with, length_in_words,
 from eclipse.attacks.perturbation import apply, scaled_radius, size
 from eclipse.data.assemble import assemble, check_apart, check_output, fingerprint, is_made
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pictures import Picture, Pixels, encode_png, repainted
+from eclipse.data.pictures import Picture, Pixels, encode_png, repainted, size_in_words
 from eclipse.data.poisons import Perturbation, check_rows, is_perturbation, poisoned_rows, read_perturbation
 from eclipse.data.rows import Row, Source
 from eclipse.data.sources import load_imageset, open_source
@@ -362,9 +362,9 @@ def _added(source: Source, perturbation: Perturbation, request: Request) -> Rene
     for place, row in enumerate(source.rows()):
         picture, values = row.picture(), perturbation.of(place, row)
         if picture.rgb.shape[1:] != values.shape[1:]:
-            (height, width), (rows, columns) = picture.rgb.shape[1:], values.shape[1:]
             raise EclipseError(
-                f"{row.name} is {width}x{height} and the perturbation is {columns}x{rows}; expected the same size"
+                f"{row.name} is {size_in_words(picture.rgb)} and the perturbation is {size_in_words(values)}; expected "
+                "the same size"
             )
         yield row, picture, apply(picture.rgb, scale * values)
 

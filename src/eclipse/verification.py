@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from eclipse.attacks.parameters import attack_with, length_in_words
 from eclipse.attacks.perturbation import NORMS, bound, size
-from eclipse.data.pictures import Picture
-from eclipse.data.rows import Row, Source
+from eclipse.data.pictures import size_in_words
+from eclipse.data.rows import Row, Source, comparable_classes
 from eclipse.errors import EclipseError, unknown
 from eclipse.runs import run_json
 
@@ -206,7 +206,6 @@ def verify(
             "poisoned, or the same slice of it"
         )
     name = _NAMES.get(clean.layout) if poisoned.layout == clean.layout else None
-    classes = _comparable_names(poisoned, clean)
     changes, broken, relabelled = _Changes(), _Rows("bound"), _Rows("labels")
     for done, (new, old) in enumerate(zip(poisoned.rows(), clean.rows(), strict=True), start=1):
         if name is not None and name(new.id) != name(old.id):
@@ -219,7 +218,7 @@ def verify(
         if bound is not None:
             broken.add(new, _breach(bound, change))
         if clean.has_labels:
-            relabelled.add(new, _other_class(new, old, classes))
+            relabelled.add(new, _other_class(*comparable_classes(poisoned, new, clean, old)))
         changes.add(change, after, new.label if old.label is None else old.label)
         if done % _TOLD == 0 or done == len(clean):
             on_progress(done, len(clean))
@@ -238,27 +237,16 @@ def verify(
     )
 
 
-def _comparable_names(poisoned: Source, clean: Source) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """The names of the classes where both sets have them: only then are they compared and not the numbers."""
-    if poisoned.class_names is None or clean.class_names is None:
-        return None
-    return poisoned.class_names, clean.class_names
-
-
 def _planes(old: Row, new: Row) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The color planes of both images: one where both have a single gray one, else three."""
     before, after = old.picture(), new.picture()
     if before.rgb.shape != after.rgb.shape:
         raise EclipseError(
-            f"{new.name} is {_size(after)} and {old.name} is {_size(before)}; expected images of the same size, as "
-            "poisoning leaves it"
+            f"{new.name} is {size_in_words(after.rgb)} and {old.name} is {size_in_words(before.rgb)}; expected images "
+            "of the same size, as poisoning leaves it"
         )
     planes = slice(1 if before.gray and after.gray else 3)
     return before.rgb[planes], after.rgb[planes]
-
-
-def _size(picture: Picture) -> str:
-    return f"{picture.rgb.shape[2]}x{picture.rgb.shape[1]}"
 
 
 def _breach(bound: Bound, change: _Change) -> str | None:
@@ -270,14 +258,9 @@ def _breach(bound: Bound, change: _Change) -> str | None:
     return f"with {had}, where rounding allows {limit} at most"
 
 
-def _other_class(new: Row, old: Row, names: tuple[tuple[str, ...], tuple[str, ...]] | None) -> str | None:
+def _other_class(found: str | int | None, expected: str | int | None) -> str | None:
     """Which class a row has got and had; None where they are the same."""
-    found, expected = (_class(row, names and names[i]) for i, row in enumerate((new, old)))
     return None if found == expected else f"with {found} instead of {expected}"
-
-
-def _class(row: Row, names: tuple[str, ...] | None) -> str | int | None:
-    return row.label if row.label is None or names is None or row.label >= len(names) else names[row.label]
 
 
 class _Rows:

@@ -1,17 +1,20 @@
 """What an attack is."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import nn
 
-from eclipse.attacks.crafting import Crafting
+from eclipse.attacks.crafting import Crafting, new_surrogate
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
+from eclipse.victims.classifier import Classifier
 
 
-class Attack:
+class Attack(ABC):
     """The base of all attacks: frozen dataclasses of a paper's hyper-parameters, which poison an image set.
 
     The defaults of the fields are the published recipe. Lengths in pixels are on the [0, 1] scale.
@@ -30,6 +33,7 @@ class Attack:
     radius: float
     small: ClassVar[Mapping[str, Any]] = {}
 
+    @abstractmethod
     def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
         """Return the same rows with perturbed pixels; labels, ids and order stay.
 
@@ -42,7 +46,6 @@ class Attack:
         Raises:
             EclipseError: the set has no labels, or is not one that this attack can poison.
         """
-        raise NotImplementedError
 
     def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> nn.Module | None:
         """The untrained surrogate for this set, to measure its speed; None where there is none."""
@@ -51,6 +54,20 @@ class Attack:
     def passes(self) -> float:
         """How many forward and backward passes of the surrogate the crafting takes for each image, at most."""
         return 0.0
+
+
+class SurrogateAttack(Attack):
+    """The base of the attacks whose surrogate is a classifier that has a name.
+
+    Attributes:
+        arch: a name in ``victims.classifier.CLASSIFIERS``.
+    """
+
+    arch: str
+
+    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> Classifier:
+        """The untrained surrogate."""
+        return new_surrogate(self.arch, clean, seed, device)
 
 
 def levels(n: float) -> Any:
@@ -71,11 +88,10 @@ def check_classes(attack: str, clean: ImageSet, least: int = 1) -> None:
 
     Classes without any image are left alone: a slice of a data set may lack some.
     """
-    labels = clean.require_labels(attack).tolist()
-    counts = {label: labels.count(label) for label in sorted(set(labels))}
-    if len(counts) < 2:
-        raise EclipseError(f"{attack} of a set with {len(counts)} class; expected at least 2, with labels that differ")
-    label, fewest = min(counts.items(), key=lambda item: item[1])
+    labels, counts = np.unique(clean.require_labels(attack), return_counts=True)
+    if len(labels) < 2:
+        raise EclipseError(f"{attack} of a set with {len(labels)} class; expected at least 2, with labels that differ")
+    label, fewest = int(labels[counts.argmin()]), int(counts.min())
     if fewest < least:
         name = clean.class_names[label] if clean.class_names else label
         raise EclipseError(

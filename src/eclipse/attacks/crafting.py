@@ -6,6 +6,7 @@ depends on (seed, stage, position) alone, so an interrupted crafting ends with t
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def new_surrogate(arch: str, clean: ImageSet, seed: int, device: str) -> Classif
 
 
 def train_surrogate(
-    arch: str,
+    network: Classifier,
     clean: ImageSet,
     recipe: Recipe,
     crafting: Crafting,
@@ -129,11 +130,10 @@ def train_surrogate(
     adversary: Adversary | None = None,
     keep: tuple[int, ...] = (),
 ) -> list[Classifier]:
-    """Train a surrogate on clean images; return it as it was after the epochs ``keep``, or after the last one.
+    """Train a fresh surrogate on clean images; return it as it was after the epochs ``keep``, or after the last one.
 
-    All frozen and in evaluation mode. Goes on where an interrupted training was; a finished one costs nothing.
+    All copies, frozen and in evaluation mode. Goes on where an interrupted training was; a finished one costs nothing.
     """
-    network = new_surrogate(arch, clean, seed, device)
     optimizer = make_optimizer(network, recipe)
     kept = keep or (recipe.epochs,)
     states: dict[int, dict[str, Tensor]] = {}
@@ -149,7 +149,7 @@ def train_surrogate(
             crafting.save(f"surrogate {event.epoch}", states[event.epoch], {})
         crafting.save("surrogate", pack(network, optimizer), {"epoch": event.epoch})
         crafting.tell("surrogate", event.epoch, recipe.epochs, accuracy=event.train_accuracy)
-    return [_restored(arch, clean, seed, device, states[epoch]) for epoch in kept]
+    return [_restored(network, states[epoch]) for epoch in kept]
 
 
 def _kept(crafting: Crafting, epoch: int) -> dict[str, Tensor]:
@@ -158,15 +158,11 @@ def _kept(crafting: Crafting, epoch: int) -> dict[str, Tensor]:
     return found[0]
 
 
-def _restored(arch: str, clean: ImageSet, seed: int, device: str, state: Mapping[str, Tensor]) -> Classifier:
-    network = new_surrogate(arch, clean, seed, device)
-    network.load_state_dict(state)
-    return frozen(channels_last(network))
-
-
-def frozen(network: Classifier) -> Classifier:
-    """The network in evaluation mode, its weights no longer part of any gradient."""
-    return network.eval().requires_grad_(False)
+def _restored(network: Classifier, state: Mapping[str, Tensor]) -> Classifier:
+    """A copy of the network in a state, in evaluation mode, its weights no longer part of any gradient."""
+    copied = deepcopy(network)
+    copied.load_state_dict(state)
+    return channels_last(copied).eval().requires_grad_(False)
 
 
 def row_groups(clean: ImageSet) -> Iterator[slice]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, new_surrogate, train_surrogate
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.crafting import Crafting, train_surrogate
 from eclipse.attacks.objectives import adversary, centroids, craft_pgd, feature_distance, present_classes
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD, Loss
@@ -24,7 +24,7 @@ _RECIPE = Recipe(epochs=100, batch=128, lr=0.1, weight_decay=5e-4, milestones=(0
 
 
 @dataclass(frozen=True)
-class EFP(Attack):
+class EFP(SurrogateAttack):
     """Entangled features poisoning (Wen et al., "Is Adversarial Training Really a Silver Bullet ...?", ICLR 2023).
 
     A reference network is trained adversarially on clean images, and mu_k is the mean embedding of class k. In the
@@ -82,7 +82,13 @@ class EFP(Attack):
         check_classes("EFP", clean)
         crafting = crafting or Crafting()
         (network,) = train_surrogate(
-            self.arch, clean, self.recipe, crafting, seed=seed, device=device, adversary=adversary(self._against())
+            self.surrogate(clean, seed=seed, device=device),
+            clean,
+            self.recipe,
+            crafting,
+            seed=seed,
+            device=device,
+            adversary=adversary(self._against()),
         )
         means, own = centroids(network, clean, device), present_classes(clean, device)[1]
 
@@ -93,10 +99,6 @@ class EFP(Attack):
 
         noise = craft_pgd(clean, crafting, objective, self._how(), seed=seed, device=device, transform=flip_shift())
         return add_noise(clean, noise)
-
-    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> nn.Module:
-        """The untrained reference network."""
-        return new_surrogate(self.arch, clean, seed, device)
 
     def passes(self) -> float:
         """Those of adversarial training and of all steps."""

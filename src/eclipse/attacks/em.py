@@ -7,19 +7,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from eclipse.attacks.alternating import Alternation, Rounds, min_min
-from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, new_surrogate
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.crafting import Crafting
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD
 from eclipse.data.imageset import ImageSet
-from eclipse.victims.classifier import Classifier
 from eclipse.victims.fit import Recipe, make_optimizer
 
 _WHOLE = 0.01  # levels; a float16 that stands for 8 levels may be this much short of them
 
 
 @dataclass(frozen=True)
-class EM(Attack):
+class EM(SurrogateAttack):
     """Error-minimizing noise (Huang et al., "Unlearnable Examples", ICLR 2021).
 
     min over the surrogate and, within the radius, over the noise of CE(f(x + noise), y), in turns. The surrogate is
@@ -93,10 +92,6 @@ class EM(Attack):
         if self.positive_only:
             return add_noise(clean, np.floor(noise.clip(0).astype(np.float32) * 255 + _WHOLE) / 255)
         return add_noise(clean, noise)
-
-    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> Classifier:
-        """The untrained surrogate."""
-        return new_surrogate(self.arch, clean, seed, device)
 
     def passes(self) -> float:
         """Passes for each image in ``max_rounds``: noise, accuracy, and a training of up to one visit a round."""

@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
-from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, new_surrogate, train_surrogate
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.crafting import Crafting, train_surrogate
 from eclipse.attacks.objectives import adversary, craft_pgd, cross_entropy
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD
@@ -20,7 +19,7 @@ _RECIPE = Recipe(epochs=10, batch=128, lr=0.1, weight_decay=5e-4)
 
 
 @dataclass(frozen=True)
-class HYPO(Attack):
+class HYPO(SurrogateAttack):
     """Hypocritical perturbations (Tao et al., "Can Adversarial Training Be Manipulated ...?", NeurIPS 2022).
 
     A surrogate is trained adversarially for a few epochs; then PGD makes each image easier for it:
@@ -70,7 +69,13 @@ class HYPO(Attack):
         check_classes("HYPO", clean)
         crafting = crafting or Crafting()
         (network,) = train_surrogate(
-            self.arch, clean, self.recipe, crafting, seed=seed, device=device, adversary=adversary(self._against())
+            self.surrogate(clean, seed=seed, device=device),
+            clean,
+            self.recipe,
+            crafting,
+            seed=seed,
+            device=device,
+            adversary=adversary(self._against()),
         )
         labels = torch.tensor(clean.require_labels("HYPO"), device=device)
         noise = craft_pgd(
@@ -78,10 +83,6 @@ class HYPO(Attack):
             seed=seed, device=device, transform=flip_shift(),
         )  # fmt: skip
         return add_noise(clean, noise)
-
-    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> nn.Module:
-        """The untrained surrogate."""
-        return new_surrogate(self.arch, clean, seed, device)
 
     def passes(self) -> float:
         """Those of adversarial training and of all steps."""

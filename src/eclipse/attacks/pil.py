@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, craft_rows, frozen, pack, unpack
+from eclipse.attacks.crafting import Crafting, craft_rows, train_surrogate
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD, pgd
 from eclipse.data.imageset import ImageSet
@@ -17,7 +17,7 @@ from eclipse.data.pixels import to_unit
 from eclipse.device import seeded
 from eclipse.errors import EclipseError
 from eclipse.victims.classifier import Classifier
-from eclipse.victims.fit import Recipe, fit, make_optimizer
+from eclipse.victims.fit import Recipe
 
 
 class LinearNet(Classifier):
@@ -78,7 +78,10 @@ class PIL(Attack):
         check_classes("PIL", clean)
         labels = torch.from_numpy(clean.require_labels("PIL").copy())
         crafting = crafting or Crafting()
-        network = self._train(clean, crafting, seed, device)
+        recipe = Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr, schedule="cosine", pad=0, flip=False)
+        (network,) = train_surrogate(
+            self.surrogate(clean, seed=seed, device=device), clean, recipe, crafting, seed=seed, device=device
+        )
 
         def craft(rows: slice) -> Tensor:
             x = to_unit(torch.from_numpy(clean.images[rows].copy()).to(device))
@@ -104,15 +107,3 @@ class PIL(Attack):
 
     def _noise(self) -> PGD:
         return PGD(self.radius, self.step, self.steps, start="uniform")
-
-    def _train(self, clean: ImageSet, crafting: Crafting, seed: int, device: str) -> Classifier:
-        network = self.surrogate(clean, seed=seed, device=device)
-        recipe = Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr, schedule="cosine", pad=0, flip=False)
-        optimizer, done = make_optimizer(network, recipe), 0
-        if found := crafting.load("surrogate"):
-            unpack(found[0], network, optimizer)
-            done = found[1]["epoch"]
-        for event in fit(network, clean, recipe, seed=seed, device=device, optimizer=optimizer, done=done):
-            crafting.save("surrogate", pack(network, optimizer), {"epoch": event.epoch})
-            crafting.tell("surrogate", event.epoch, self.epochs, accuracy=event.train_accuracy)
-        return frozen(network)

@@ -7,20 +7,19 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from eclipse.attacks.alternating import Alternation, Moves, Rounds, poisoned
-from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, new_surrogate
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.crafting import Crafting
 from eclipse.attacks.objectives import cross_entropy
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD, pgd
 from eclipse.attacks.transforms import crop_flip
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.victims.classifier import Classifier
 from eclipse.victims.fit import Recipe, make_optimizer
 
 
 @dataclass(frozen=True)
-class REM(Attack):
+class REM(SurrogateAttack):
     """Robust error-minimizing noise (Fu et al., "Robust Unlearnable Examples", ICLR 2022).
 
     min over the surrogate, min over the noise within the radius, max over an adversary within its own, of
@@ -98,10 +97,6 @@ class REM(Attack):
             device,
         ).craft()
         return add_noise(clean, noise)
-
-    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> Classifier:
-        """The untrained surrogate."""
-        return new_surrogate(self.arch, clean, seed, device)
 
     def passes(self) -> float:
         """Passes for each image: noise and training at each visit, the noise at the end, and its accuracy."""

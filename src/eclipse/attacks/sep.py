@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, new_surrogate, train_surrogate
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.crafting import Crafting, train_surrogate
 from eclipse.attacks.objectives import (
     centroids,
     craft_pgd,
@@ -31,7 +31,7 @@ _RECIPE = Recipe(epochs=120, batch=128, lr=0.1, weight_decay=5e-4, milestones=(7
 
 
 @dataclass(frozen=True)
-class SEP(Attack):
+class SEP(SurrogateAttack):
     """Self-ensemble protection (Chen et al., "Training Checkpoints Are Good Data Protectors", ICLR 2023).
 
     One surrogate is trained on clean images and kept at checkpoints i = 1..n, spaced equally; then
@@ -94,7 +94,13 @@ class SEP(Attack):
         check_classes("SEP", clean)
         crafting = crafting or Crafting()
         networks = train_surrogate(
-            self.arch, clean, self.recipe, crafting, seed=seed, device=device, keep=self._epochs()
+            self.surrogate(clean, seed=seed, device=device),
+            clean,
+            self.recipe,
+            crafting,
+            seed=seed,
+            device=device,
+            keep=self._epochs(),
         )
         losses = [_towards_far(f, clean, device, features=self.variant != "sep") for f in networks]
 
@@ -105,10 +111,6 @@ class SEP(Attack):
             return _with_gradient(lambda at: torch.stack([gradient(at, loss) for loss in here]).mean(0))
 
         return add_noise(clean, craft_pgd(clean, crafting, objective, self._how(), seed=seed, device=device))
-
-    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> nn.Module:
-        """The untrained surrogate."""
-        return new_surrogate(self.arch, clean, seed, device)
 
     def passes(self) -> float:
         """Those of its training and of all checkpoints in all steps."""

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, new_surrogate, row_groups, train_surrogate
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.crafting import Crafting, row_groups, train_surrogate
 from eclipse.attacks.objectives import craft_pgd, cross_entropy, present_classes, unit_rows
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD, Transform
@@ -27,7 +27,7 @@ _RECIPE = Recipe(
 
 
 @dataclass(frozen=True)
-class TAP(Attack):
+class TAP(SurrogateAttack):
     """Targeted adversarial poisoning (Fowl et al., "Adversarial Examples Make Strong Poisons", NeurIPS 2021).
 
     A surrogate is trained on clean images; then PGD makes it take each image for the next class:
@@ -77,7 +77,13 @@ class TAP(Attack):
         crafting = crafting or Crafting()
         transform = _augmentation(clean, device)
         (network,) = train_surrogate(
-            self.arch, clean, self.recipe, crafting, seed=seed, device=device, augment=lambda x, y: (transform(x), y)
+            self.surrogate(clean, seed=seed, device=device),
+            clean,
+            self.recipe,
+            crafting,
+            seed=seed,
+            device=device,
+            augment=lambda x, y: (transform(x), y),
         )
         classes, own = present_classes(clean, device)
         targets = classes[(own + 1) % len(classes)]
@@ -94,10 +100,6 @@ class TAP(Attack):
             (add_noise(clean, restart(f"restart {i}")) for i in range(1, self.restarts + 1)),
             key=lambda poisoned: _mean_loss(network, poisoned, targets, transform, seed, device),
         )
-
-    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> nn.Module:
-        """The untrained surrogate."""
-        return new_surrogate(self.arch, clean, seed, device)
 
     def passes(self) -> float:
         """Those of its training and of all restarts."""

@@ -5,6 +5,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,11 @@ def from_array(array: Pixels, name: str) -> Picture:
     color = np.repeat(planes[:1], 3, axis=0) if gray else planes[:3]
     alpha = planes[-1] if len(planes) in (2, 4) else None
     return Picture(np.ascontiguousarray(color), alpha, gray)
+
+
+def size_in_words(pixels: NDArray[Any]) -> str:
+    """Width and height of an array whose last axes are rows and columns."""
+    return f"{pixels.shape[-1]}x{pixels.shape[-2]}"
 
 
 def repainted(picture: Picture, rgb: Pixels) -> Picture:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from eclipse.data.arrays import array_headers, load_array
 from eclipse.data.folder import is_image, png_path
-from eclipse.data.pictures import Picture, Pixels
-from eclipse.data.rows import Row, Source, fingerprint_files
+from eclipse.data.pictures import Picture, Pixels, size_in_words
+from eclipse.data.rows import Row, Source, comparable_classes, fingerprint_files
 from eclipse.errors import EclipseError
 
 _TENSORS = (".pt", ".pth")
@@ -38,8 +38,8 @@ def poisoned_rows(clean: Source, poisoned: Source) -> Iterator[tuple[Row, Pictur
         picture, pixels = row.picture(), other.picture().rgb
         if pixels.shape != picture.rgb.shape:
             raise EclipseError(
-                f"{other.name} is {_size(pixels)} and {row.name}, whose place it takes, is {_size(picture.rgb)}; "
-                "expected images of the same size"
+                f"{other.name} is {size_in_words(pixels)} and {row.name}, whose place it takes, is "
+                f"{size_in_words(picture.rgb)}; expected images of the same size"
             )
         yield row, picture, pixels
 
@@ -102,23 +102,12 @@ def _by_number(clean: Source, poisoned: Source, names: list[str]) -> list[int]:
 
 
 def _check_label(clean: Source, row: Row, poisoned: Source, other: Row) -> None:
-    """Compare the classes by name where both sets name them, else by number."""
-    named = clean.class_names is not None and poisoned.class_names is not None
-    ours, theirs = _class_of(clean, row, named), _class_of(poisoned, other, named)
+    ours, theirs = comparable_classes(clean, row, poisoned, other)
     if ours is not None and theirs is not None and ours != theirs:
         raise EclipseError(
             f"{other.name} is of class {theirs} and {row.name}, whose place it takes, of class {ours}; expected the "
             "same rows in the same order"
         )
-
-
-def _class_of(source: Source, row: Row, named: bool) -> str | int | None:
-    names = source.class_names or ()
-    return names[row.label] if named and row.label is not None and 0 <= row.label < len(names) else row.label
-
-
-def _size(pixels: Pixels) -> str:
-    return f"{pixels.shape[2]}x{pixels.shape[1]}"
 
 
 # ---- perturbations

@@ -143,6 +143,19 @@ class Source:
         return fingerprint_files(f"{self.layout} {self.span.start}:{self.span.stop}", self.store.files())
 
 
+def comparable_classes(
+    source: Source, row: Row, other_source: Source, other_row: Row
+) -> tuple[str | int | None, str | int | None]:
+    """The classes of two rows: by name where both sets name them, else by number."""
+    named = source.class_names is not None and other_source.class_names is not None
+    return _class_of(source, row, named), _class_of(other_source, other_row, named)
+
+
+def _class_of(source: Source, row: Row, named: bool) -> str | int | None:
+    names = source.class_names or ()
+    return names[row.label] if named and row.label is not None and 0 <= row.label < len(names) else row.label
+
+
 def fingerprint_files(title: str, files: Iterable[tuple[str, Path]]) -> str:
     """SHA-256 over a title, and names, sizes and times of files."""
     digest = hashlib.sha256(title.encode())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pictures import Pixels
+from eclipse.data.pictures import Pixels, size_in_words
 from eclipse.data.rows import Source, Store
 from eclipse.data.tree import walk
 from eclipse.errors import EclipseError
@@ -171,7 +171,8 @@ def load_imageset(source: Source, purpose: str) -> ImageSet:
             images, first = np.empty((len(source), *pixels.shape), np.uint8), row.name
         elif pixels.shape != images.shape[1:]:
             raise EclipseError(
-                f"{row.name} is {_size(pixels)} and {first} is {_size(images[0])}; expected one size for {purpose}"
+                f"{row.name} is {size_in_words(pixels)} and {first} is {size_in_words(images[0])}; "
+                f"expected one size for {purpose}"
             )
         images[len(ids)] = pixels
         ids.append(row.id)
@@ -183,10 +184,6 @@ def load_imageset(source: Source, purpose: str) -> ImageSet:
 def load_pictures(source: Source) -> list[Pixels]:
     """Load all rows into memory as RGB arrays (3, H, W) of any sizes."""
     return [row.picture().rgb for row in source.rows()]
-
-
-def _size(pixels: Pixels) -> str:
-    return f"{pixels.shape[-1]}x{pixels.shape[-2]}"
 
 
 def _all_labels(source: Source, labels: list[int | None]) -> Any:

@@ -1,6 +1,7 @@
 """What a classifier is, and the table of them: victims, surrogates of attacks and networks of defenses alike."""
 
 import importlib
+from abc import ABC, abstractmethod
 from typing import cast
 
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from eclipse.errors import unknown
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, ABC):
     """A network that maps [0, 1] images (B, C, H, W) to logits (B, num_classes).
 
     Normalization is inside, so that perturbation radii are always in pixels. The last layer is ``head``, and what
@@ -17,9 +18,9 @@ class Classifier(nn.Module):
 
     head: nn.Linear
 
+    @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
         """Return the features before the last layer, (B, F)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of [0, 1] images."""
