@@ -1,11 +1,14 @@
 """A command in a process of its own, so small and slow that a test can kill it at a moment of its choice."""
 
+import itertools
 import multiprocessing
-import random
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,46 @@ def slowly(work: Callable[..., Any]) -> Callable[..., Any]:
     return paused
 
 
-def run(arguments: list[str], log: Path) -> None:
+@dataclass(frozen=True)
+class Kill:
+    """Ends a process (-9) by what it does and not by the clock, so that a busy machine is killed at the same moments.
+
+    Attributes:
+        what: a name in ``MOMENTS``.
+        times: how often that was done.
+        delay_s: how much later it ends, wherever it is by then.
+        by: the signal; SIGSTOP halts it instead.
+    """
+
+    what: str
+    times: int
+    delay_s: float = 0.0
+    by: int = signal.SIGKILL
+
+
+MOMENTS: dict[str, tuple[Any, str]] = {
+    "training step": (training, "draw"),
+    "denoised batch": (streaming, "denoise"),
+    "shard": (shards.Shards, "add"),
+    "saved state": (crafting.Crafting, "save"),
+}
+
+
+def killing(work: Callable[..., Any], kill: Kill) -> Callable[..., Any]:
+    """Work, and be killed when that was done often enough."""
+    done = itertools.count(1)
+
+    def then_killed(*args: Any, **options: Any) -> Any:
+        result = work(*args, **options)
+        if next(done) == kill.times:
+            end = (os.getpid(), kill.by)
+            threading.Timer(kill.delay_s, os.kill, end).start() if kill.delay_s else os.kill(*end)
+        return result
+
+    return then_killed
+
+
+def run(arguments: list[str], log: Path, kill: Kill | None) -> None:
     """Be the command ``eclipse`` with these arguments; what it prints goes to a file."""
     torch.set_num_threads(1)
     shards.SHARD_ROWS = 4
@@ -48,21 +90,24 @@ def run(arguments: list[str], log: Path) -> None:
     crafting.ROWS = 8
     crafting.Crafting.save = slowly(crafting.Crafting.save)  # type: ignore[method-assign]
     streaming.denoise, training.draw = slowly(streaming.denoise), slowly(training.draw)
+    if kill:
+        owner, name = MOMENTS[kill.what]
+        setattr(owner, name, killing(getattr(owner, name), kill))
     sys.argv = ["eclipse", *arguments]
     with log.open("w") as sys.stdout, log.open("w") as sys.stderr:
         main()
 
 
-def start(arguments: list[str], log: Path) -> BaseProcess:
-    process = CONTEXT.Process(target=run, args=(arguments, log))
+def start(arguments: list[str], log: Path, kill: Kill | None = None) -> BaseProcess:
+    """Run the command in a process of its own."""
+    process = CONTEXT.Process(target=run, args=(arguments, log, kill))
     process.start()
     return process
 
 
-def kill_when(process: BaseProcess, ripe: Callable[[], bool], delay_s: float) -> None:
-    """Kill a process (-9) some time after something is seen."""
-    while process.is_alive() and not ripe():
-        time.sleep(0.001)
-    process.join(delay_s * random.random())
-    process.kill()
+def ended(arguments: list[str], log: Path, kill: Kill | None = None) -> int:
+    """The exit code of the command, -9 where it was killed."""
+    process = start(arguments, log, kill)
     process.join()
+    assert process.exitcode is not None
+    return process.exitcode

@@ -3,18 +3,17 @@
 import errno
 import fcntl
 import os
-import random
 import re
 import shutil
 import signal
-import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import Command, refusal, write_images
-from small_run import FAKE, kill_when, start
+from small_run import FAKE, Kill, ended, start
 from test_data_layouts import tree_bytes
 from test_resume import Killed, killing, manifest, names, refused
 
@@ -84,44 +83,30 @@ def killed_after(
 # Real processes
 
 
-def snapshot(folder: Path) -> dict[str, int]:
-    """The files of a crafting's state and when each was written."""
-    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
-
-
 @pytest.mark.parametrize(
     "options",
     [["--attack", "fake"], ["--attack", "em", "--scale", "small", "--set", "max_rounds=8", "--set", "batch=16"]],
     ids=["fake", "em"],
 )
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path, options: list[str]) -> None:
-    random.seed(3)
     data = write_images(tmp_path / "images", 40, side=16)
 
-    def go(folder: Path) -> Any:
+    def go(folder: Path, kill: Kill | None = None) -> int:
         folder.mkdir(exist_ok=True)
-        return start(["poison", str(data), "--out", f"{folder}/out", *options], folder / "log")
+        return ended(["poison", str(data), "--out", f"{folder}/out", *options], folder / "log", kill)
 
-    undisturbed, killed = go(tmp_path / "undisturbed"), tmp_path / "killed"
-    undisturbed.join()
-    assert undisturbed.exitcode == 0, (tmp_path / "undisturbed" / "log").read_text()
-
-    state = craft_folder(killed / "out")
-    seen = [snapshot(state)]
-    for _ in range(6):
-        kill_when(go(killed), lambda: snapshot(state) not in seen, 0.05)
-        seen.append(snapshot(state))
-    assert len({str(entry) for entry in seen}) > 3, "it was hardly ever killed at work"
-
-    last = go(killed)
-    last.join()
-    assert last.exitcode == 0, (killed / "log").read_text()
-    for folder in (killed, tmp_path / "undisturbed"):
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert go(undisturbed) == 0, (undisturbed / "log").read_text()
+    for times, delay_s in ((1, 0.0), (1, 0.007), (2, 0.0), (1, 0.003), (1, 0.0)):
+        assert go(killed, Kill("saved state", times, delay_s)) == -signal.SIGKILL, (killed / "log").read_text()
+        assert list(craft_folder(killed / "out").glob("*.safetensors"))
+    assert go(killed) == 0, (killed / "log").read_text()
+    for folder in (killed, undisturbed):
         assert names(folder) == ["log", "out", "out.run.json"]
-    assert tree_bytes(killed / "out") == tree_bytes(tmp_path / "undisturbed" / "out")
-    ended = [manifest(folder / "out") for folder in (killed, tmp_path / "undisturbed")]
+    assert tree_bytes(killed / "out") == tree_bytes(undisturbed / "out")
+    wholes = [manifest(folder / "out") for folder in (killed, undisturbed)]
     for name in ("status", "radius", "counts", "surrogate", "output fingerprint"):
-        assert ended[0][name] == ended[1][name], name
+        assert wholes[0][name] == wholes[1][name], name
 
 
 # The last moments, and settings, in this process
@@ -282,15 +267,14 @@ def test_what_is_refused_before_any_work_leaves_what_was_there(tmp_path: Path, c
 # One process at a time
 
 
-def stopped_at_work(arguments: list[str], folder: Path, lock: Path) -> Any:
+def halted(arguments: list[str], log: Path, what: str) -> BaseProcess:
     """A process in the middle of a command, which holds the lock of its output and does not get on."""
-    process = start(arguments, folder / "log")
-    while process.is_alive() and not (lock.exists() and list(lock.parent.glob("s*"))):  # settings, shard, surrogate
-        time.sleep(0.001)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGSTOP)
-    assert process.is_alive(), (folder / "log").read_text()
-    return process
+    process = start(arguments, log, Kill(what, 1, by=signal.SIGSTOP))
+    while process.is_alive():
+        with suppress(FileNotFoundError):  # it has ended this moment
+            if Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2].startswith("T"):
+                return process
+    raise AssertionError(log.read_text())
 
 
 def test_a_second_process_on_one_output_is_refused_and_a_killed_one_is_in_nobodys_way(
@@ -306,12 +290,13 @@ def test_a_second_process_on_one_output_is_refused_and_a_killed_one_is_in_nobody
         "--batch",
         "1",
     ]
+    poison = ["poison", str(data), "--attack", "fake", "--out", str(tmp_path / "out")]
     commands = {
-        craft_folder(tmp_path / "out"): ["poison", str(data), "--attack", "fake", "--out", str(tmp_path / "out")],
-        shard_folder(tmp_path / "purified"): purify,
+        craft_folder(tmp_path / "out"): (poison, "saved state"),
+        shard_folder(tmp_path / "purified"): (purify, "denoised batch"),
     }
-    for folder, arguments in commands.items():
-        first = stopped_at_work(arguments, tmp_path, folder / "lock")
+    for folder, (arguments, work) in commands.items():
+        first = halted(arguments, tmp_path / "log", work)
         said = command(*arguments)
         first.kill()
         first.join()

@@ -2,8 +2,8 @@
 
 import errno
 import json
-import random
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from commands import Command, Said, refusal, write_images
-from small_run import kill_when, start
+from small_run import Kill, ended
 from test_data_layouts import tree_bytes
 from tiny import tiny_denoiser
 
@@ -52,40 +52,36 @@ def ended_as(folder: Path) -> dict[str, Any]:
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(data: Path, tmp_path: Path) -> None:
-    random.seed(20)
     options = ["--trusted", f"{data}/trusted", "--format", "parquet", "--batch", "4", "--iterations", "30"]
 
-    def go(folder: Path) -> Any:
+    def go(folder: Path, kill: Kill | None = None) -> int:
         folder.mkdir(exist_ok=True)
-        return start(["purify", f"{data}/images", "--out", f"{folder}/out.parquet", *options], folder / "log")
+        return ended(["purify", f"{data}/images", "--out", f"{folder}/out.parquet", *options], folder / "log", kill)
 
-    undisturbed, killed = go(tmp_path / "undisturbed"), tmp_path / "killed"
-    undisturbed.join()
-    assert undisturbed.exitcode == 0, (tmp_path / "undisturbed" / "log").read_text()
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert go(undisturbed) == 0, (undisturbed / "log").read_text()
 
     state, stored_in = killed / ".out.parquet.denoiser.training", shard_folder(killed / "out.parquet")
-
-    def stored(count: int) -> Callable[[], bool]:
-        return lambda: len(list(stored_in.glob("shard-*.arrow"))) >= count
-
-    kills: list[tuple[Callable[[], bool], float]] = [
-        (lambda: True, 0.3),
-        (state.exists, 0.1),
-        (state.exists, 0.3),
-        (lambda: (killed / "out.parquet.denoiser").exists(), 0.1),
-        *((stored(count), 0.05) for count in (1, 2, 5, 9, 14)),
+    kills = [
+        Kill("training step", 1),
+        Kill("training step", 5, 0.017),
+        Kill("training step", 9, 0.003),
+        Kill("denoised batch", 1),  # nothing is stored then
+        Kill("shard", 1),
+        Kill("denoised batch", 3, 0.013),
+        Kill("shard", 3, 0.004),
+        Kill("shard", 2),
     ]
     steps, rows = [], []
-    for ripe, delay_s in kills:
-        kill_when(go(killed), ripe, delay_s)
+    for kill in kills:
+        assert go(killed, kill) == -signal.SIGKILL, (killed / "log").read_text()
         steps.append(state.exists())
         rows.append(len(list(stored_in.glob("shard-*.arrow"))))
-    assert any(steps) and rows == sorted(rows) and len(set(rows)) > 3, (steps, rows)
+    assert steps[1:3] == [True, True] and rows[:5] == [0, 0, 0, 0, 1], (steps, rows)
+    assert rows == sorted(rows) and 7 <= rows[-1] < 15, rows
 
-    last = go(killed)
-    last.join()
-    assert last.exitcode == 0, (killed / "log").read_text()
-    assert ended_as(killed) == ended_as(tmp_path / "undisturbed")
+    assert go(killed) == 0, (killed / "log").read_text()
+    assert ended_as(killed) == ended_as(undisturbed)
     assert ended_as(killed)["files"] == ["out.parquet", "out.parquet.denoiser", "out.parquet.run.json"]
 
 
