@@ -22,12 +22,12 @@ import torch
 
 from eclipse.attacks import ATTACKS, attack_class, make_attack
 from eclipse.attacks.attack import Attack
-from eclipse.attacks.crafting import Crafting, CraftStep
 from eclipse.attacks.perturbation import measure
 from eclipse.data.imageset import ImageSet
 from eclipse.data.sources import load_imageset, open_source
 from eclipse.device import describe_device, resolve_device
 from eclipse.runs import versions, write_json
+from eclipse.stages import Stages, StageStep
 from eclipse.victims.classifier import make_classifier
 from eclipse.victims.fit import RECIPES, accuracy, fit
 
@@ -56,12 +56,12 @@ class Bench:
         spent, began = self.args.cache / f"{name}.seconds.json", time.monotonic()
         before = json.loads(spent.read_text())["seconds"] if spent.exists() else 0.0
 
-        def tell(step: CraftStep) -> None:  # what an interrupted crafting took counts as well
+        def tell(step: StageStep) -> None:  # what an interrupted crafting took counts as well
             write_json(spent, {"seconds": before + time.monotonic() - began})
             if step.done == step.total or step.facts:
                 print(f"{name}: {step.stage} {step.done}/{step.total} {dict(step.facts)}", file=sys.stderr, flush=True)
 
-        crafting = Crafting(self.args.cache / name, tell)
+        crafting = Stages(self.args.cache / name, tell)
         poisoned = attack.poison(self.train, seed=0, device=self.args.device, crafting=crafting)
         seconds = before + time.monotonic() - began
         temporary = kept.with_suffix(".partial.npz")

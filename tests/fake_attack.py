@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, craft_rows, train_surrogate
+from eclipse.attacks.crafting import craft_rows, train_surrogate
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD, pgd
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
+from eclipse.stages import Stages
 from eclipse.victims.fit import Recipe
 
 
@@ -42,10 +43,10 @@ class Fake(SurrogateAttack):
     def __post_init__(self) -> None:
         check_radius("Fake", self.radius)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
         """Train the surrogate, then perturb."""
         check_classes("Fake", clean, least=3)
-        crafting = crafting or Crafting()
+        crafting = crafting or Stages()
         (network,) = train_surrogate(
             self.surrogate(clean, seed=seed, device=device), clean, self.recipe, crafting, seed=seed, device=device
         )

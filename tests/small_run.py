@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tiny import CONFIG
 
-from eclipse import pipeline, poisoning, shards, streaming
+from eclipse import pipeline, poisoning, shards, stages, streaming
 from eclipse.attacks import ATTACKS, crafting
 from eclipse.cli import main, show
 from eclipse.diffusion import presets, training
@@ -62,7 +62,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "training step": (training, "draw"),
     "denoised batch": (streaming, "denoise"),
     "shard": (shards.Shards, "add"),
-    "saved state": (crafting.Crafting, "save"),
+    "saved state": (stages.Stages, "save"),
 }
 
 
@@ -88,7 +88,7 @@ def run(arguments: list[str], log: Path, kill: Kill | None) -> None:
     presets.PRESETS["fast"] = replace(FAST, denoiser=CONFIG, training=replace(FAST.training, batch=4))
     ATTACKS.update(FAKE)
     crafting.ROWS = 8
-    crafting.Crafting.save = slowly(crafting.Crafting.save)  # type: ignore[method-assign]
+    stages.Stages.save = slowly(stages.Stages.save)  # type: ignore[method-assign]
     streaming.denoise, training.draw = slowly(streaming.denoise), slowly(training.draw)
     if kill:
         owner, name = MOMENTS[kill.what]

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from eclipse.attacks import make_attack
 from eclipse.attacks.attack import Attack
-from eclipse.attacks.crafting import Crafting, CraftStep
 from eclipse.attacks.cuda import CUDA, convolve
 from eclipse.attacks.perturbation import bound, measure, scaled_radius, size
 from eclipse.attacks.pil import PIL
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
+from eclipse.stages import Stages, StageStep
 
 SMALL = (3, 8, 8)
 
@@ -278,19 +278,19 @@ def test_pil_goes_on_after_a_kill_and_ends_with_the_same_bytes(
     survived: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eclipse.attacks.crafting.ROWS", 8)
-    clean, attack, steps = noisy_set(20, SMALL), quick_pil(epochs=3), list[CraftStep]()
+    clean, attack, steps = noisy_set(20, SMALL), quick_pil(epochs=3), list[StageStep]()
 
-    def die(step: CraftStep) -> None:
+    def die(step: StageStep) -> None:
         steps.append(step)
         if len(steps) == survived:
             raise Killed
 
     with pytest.raises(Killed):
-        attack.poison(clean, seed=0, crafting=Crafting(tmp_path, die))
-    resumed = attack.poison(clean, seed=0, crafting=Crafting(tmp_path, steps.append))
+        attack.poison(clean, seed=0, crafting=Stages(tmp_path, die))
+    resumed = attack.poison(clean, seed=0, crafting=Stages(tmp_path, steps.append))
     assert np.array_equal(resumed.images, attack.poison(clean, seed=0).images)
     assert [step.stage for step in steps].count("surrogate") == 3, "no epoch is trained twice"
-    assert steps[-1] == CraftStep("noise", 20, 20, {})
+    assert steps[-1] == StageStep("noise", 20, 20, {})
 
 
 # --- norms ------------------------------------------------------------------------------------------------

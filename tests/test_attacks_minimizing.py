@@ -17,7 +17,6 @@ from eclipse.attacks import adp, alternating, make_attack
 from eclipse.attacks.adp import compensated
 from eclipse.attacks.alternating import Alternation, Moves, Rounds, as_it_is, min_min
 from eclipse.attacks.attack import Attack
-from eclipse.attacks.crafting import Crafting, CraftStep
 from eclipse.attacks.perturbation import bound, measure
 from eclipse.attacks.pgd import PGD, gradient
 from eclipse.attacks.transforms import crop_flip
@@ -26,6 +25,7 @@ from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
 from eclipse.diffusion.presets import PAPER
 from eclipse.errors import EclipseError
+from eclipse.stages import Stages, StageStep
 from eclipse.victims.fit import Recipe
 
 SHAPE = (3, 16, 16)
@@ -58,8 +58,8 @@ def unit(data: ImageSet) -> tuple[Tensor, Tensor]:
 
 def crafted(attack: Attack, clean: ImageSet, folder: Path) -> tuple[ImageSet, nn.Module]:
     """The poisoned set, and the surrogate as the crafting left it."""
-    poisoned = attack.poison(clean, seed=0, crafting=Crafting(folder))
-    network, found = attack.surrogate(clean, seed=0, device="cpu"), Crafting(folder).load("surrogate")
+    poisoned = attack.poison(clean, seed=0, crafting=Stages(folder))
+    network, found = attack.surrogate(clean, seed=0, device="cpu"), Stages(folder).load("surrogate")
     assert network is not None and found is not None
     state = {name.removeprefix("network."): value for name, value in found[0].items() if name.startswith("network.")}
     network.load_state_dict(state)
@@ -113,7 +113,7 @@ class Killed(Exception):
     pass
 
 
-class Killer(Crafting):
+class Killer(Stages):
     """A crafting that dies at the k-th thing that it saves or tells, before that is saved."""
 
     def __init__(self, folder: Path, k: int) -> None:
@@ -154,9 +154,9 @@ def test_a_crafting_killed_again_and_again_ends_with_the_same_bytes(
 
 @every_attack
 def test_a_finished_crafting_is_not_done_again(attack: Attack, tmp_path: Path) -> None:
-    clean, told = smooth_set(20), list[CraftStep]()
-    first = attack.poison(clean, seed=0, crafting=Crafting(tmp_path)).images
-    assert np.array_equal(attack.poison(clean, seed=0, crafting=Crafting(tmp_path, told.append)).images, first)
+    clean, told = smooth_set(20), list[StageStep]()
+    first = attack.poison(clean, seed=0, crafting=Stages(tmp_path)).images
+    assert np.array_equal(attack.poison(clean, seed=0, crafting=Stages(tmp_path, told.append)).images, first)
     assert "surrogate" not in [step.stage for step in told], "it trained"
 
 
@@ -355,12 +355,12 @@ class Table(Pooled):
 
 def alternation(
     rounds: Rounds, moves: Moves | None = None, clean: ImageSet | None = None, network: nn.Module | None = None
-) -> tuple[Alternation, list[CraftStep]]:
+) -> tuple[Alternation, list[StageStep]]:
     """A crafting that is not done yet, and what it will tell."""
-    network, told = network or Pooled(), list[CraftStep]()
+    network, told = network or Pooled(), list[StageStep]()
     moves = moves or min_min(network, PGD(8 / 255, 2 / 255, 2))
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    crafting = Crafting(None, told.append)
+    crafting = Stages(None, told.append)
     return Alternation(network, optimizer, clean or smooth_set(11), rounds, moves, crafting, 0, "cpu"), told
 
 
@@ -436,7 +436,7 @@ def test_rounds_end_at_the_target_and_at_the_latest_at_their_number() -> None:
         label = y[:, None, None, None]
         return torch.where(done | (label % 2 == 0), (label + 0.1) / 8 - x, 0 * x)
 
-    def rounds_until(target: float) -> list[CraftStep]:
+    def rounds_until(target: float) -> list[StageStep]:
         clean = ImageSet.from_arrays(np.full((10, 3, 16, 16), 255, np.uint8), np.arange(10) % 5)
         rounds = Rounds(replace(RECIPE, epochs=4), train_steps=1, target=target)
         crafting, told = alternation(rounds, Moves(reveal, plain, as_it_is), clean, Table())

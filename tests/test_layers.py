@@ -20,7 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"randomness", "runs"},
-    {"device"},
+    {"device", "stages"},
     {"data"},
     {"diffusion"},
     {"purification", "compensate", "victims", "shards"},

@@ -28,12 +28,12 @@ from tiny import some_images
 
 from eclipse import poisoning, runs
 from eclipse.attacks import ATTACKS, cost, make_attack
-from eclipse.attacks.crafting import CraftStep
 from eclipse.attacks.parameters import attack_with, parameters
 from eclipse.attacks.perturbation import bound, measure, scaled_radius
 from eclipse.cli import show
 from eclipse.data.imageset import ImageSet
 from eclipse.data.sources import load_imageset, load_pictures, open_source
+from eclipse.stages import StageStep
 
 
 @pytest.fixture(autouse=True)
@@ -765,8 +765,8 @@ def test_the_time_left_is_that_of_the_stage(
     monkeypatch.setattr(show.time, "monotonic", lambda: float(next(clock)))
     with show.Show() as shown:
         for done in (50, 60, 80):  # it was resumed at 50
-            shown.crafting(CraftStep("noise", done, 100, {}))
-        shown.crafting(CraftStep("rounds", 1, 4, {"accuracy": 0.98765}))
+            shown.crafting(StageStep("noise", done, 100, {}))
+        shown.crafting(StageStep("rounds", 1, 4, {"accuracy": 0.98765}))
     assert capsys.readouterr().err.splitlines() == [
         "crafting: noise: 50%, 50 of 100",
         "crafting: noise: 60%, 60 of 100, 40 s left",
@@ -779,14 +779,14 @@ def test_the_bar_of_a_finished_stage_goes(monkeypatch: pytest.MonkeyPatch) -> No
     screen = io.StringIO()
     monkeypatch.setattr(show, "Console", lambda **options: Console(file=screen, force_terminal=True, width=120))
     with show.Show() as shown:
-        shown.crafting(CraftStep("noise of round 1", 4, 4, {}))
-        shown.crafting(CraftStep("noise of round 2", 1, 4, {}))
+        shown.crafting(StageStep("noise of round 1", 4, 4, {}))
+        shown.crafting(StageStep("noise of round 2", 1, 4, {}))
     frame = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue().rpartition("\x1b[2K")[2])
     assert re.search(r"crafting: noise of round 2 [━╺╸]+ +25% 1 of 4", frame), frame
     assert "round 1" not in frame
     with show.Show() as shown:
-        shown.crafting(CraftStep("noise of round 1", 3, 4, {}))
-        shown.crafting(CraftStep("noise of round 2", 1, 4, {}))
+        shown.crafting(StageStep("noise of round 1", 3, 4, {}))
+        shown.crafting(StageStep("noise of round 2", 1, 4, {}))
     assert "round 1" in screen.getvalue().rpartition("\x1b[2K")[2], "else this test proves nothing"
 
 

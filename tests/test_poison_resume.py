@@ -19,11 +19,11 @@ from test_resume import Killed, killing, manifest, names, refused
 
 from eclipse import poisoning
 from eclipse.attacks import ATTACKS, crafting
-from eclipse.attacks.crafting import Crafting
 from eclipse.errors import EclipseError
 from eclipse.poisoning import craft_folder
 from eclipse.runs import locked
 from eclipse.shards import shard_folder
+from eclipse.stages import Stages
 
 
 @pytest.fixture(autouse=True)
@@ -47,13 +47,13 @@ def poison(data: Path, tmp_path: Path, command: Command) -> Command:
 def saves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The stages whose state was saved, one entry each time."""
     done: list[str] = []
-    save = Crafting.save
+    save = Stages.save
 
-    def counted(self: Crafting, stage: str, *state: Any) -> None:
+    def counted(self: Stages, stage: str, *state: Any) -> None:
         save(self, stage, *state)
         done.append(stage)
 
-    monkeypatch.setattr(Crafting, "save", counted)
+    monkeypatch.setattr(Stages, "save", counted)
     return done
 
 
@@ -120,7 +120,7 @@ def test_what_is_done_is_not_done_again(
     assert [stage for stage in whole if stage.startswith("noise")] == [f"noise {row}" for row in range(0, 40, 8)]
     saves.clear()
     again = ("--seed", 1, "--out", tmp_path / "again")
-    killed_after(monkeypatch, Crafting, "save", lambda: poison(*again), times=7)
+    killed_after(monkeypatch, Stages, "save", lambda: poison(*again), times=7)
     before = list(saves)
     assert poison(*again).code == 0
     assert saves == whole and before == whole[:7], "each part is done once"
@@ -186,7 +186,7 @@ def test_other_settings_on_a_complete_output_are_refused_by_name(poison: Command
 def test_other_settings_on_an_unfinished_crafting_are_refused_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch, poison: Command, command: Command, data: Path, tmp_path: Path
 ) -> None:
-    killed_after(monkeypatch, Crafting, "save", poison, times=2)
+    killed_after(monkeypatch, Stages, "save", poison, times=2)
     before = tree_bytes(tmp_path)
     for setting, changes in OTHER.items():
         refused(poison(*changes), setting)
@@ -199,7 +199,7 @@ def test_other_settings_on_an_unfinished_crafting_are_refused_before_anything_is
 def test_an_image_that_changed_is_found_out_and_one_that_was_touched_is_not(
     monkeypatch: pytest.MonkeyPatch, poison: Command, data: Path, tmp_path: Path
 ) -> None:
-    killed_after(monkeypatch, Crafting, "save", poison, times=2)
+    killed_after(monkeypatch, Stages, "save", poison, times=2)
     image = data / "class0" / "000.png"
     content = image.read_bytes()
     image.write_bytes((data / "class0" / "002.png").read_bytes())
@@ -214,14 +214,14 @@ def test_an_image_that_changes_while_the_poison_is_crafted_is_found_out(
     monkeypatch: pytest.MonkeyPatch, poison: Command, data: Path, tmp_path: Path
 ) -> None:
     image, other = data / "class1" / "001.png", data / "class0" / "000.png"
-    content, save = image.read_bytes(), Crafting.save
+    content, save = image.read_bytes(), Stages.save
 
-    def changing(self: Crafting, stage: str, *state: Any) -> None:
+    def changing(self: Stages, stage: str, *state: Any) -> None:
         save(self, stage, *state)
         image.write_bytes(other.read_bytes())
 
     with monkeypatch.context() as patch:
-        patch.setattr(Crafting, "save", changing)
+        patch.setattr(Stages, "save", changing)
         assert "001.png has changed in the meantime; put the old one back and" in refusal(poison())
     assert not (tmp_path / "out").exists() and manifest(tmp_path / "out")["status"] == "failed"
     refused(poison(), "input")

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from eclipse.attacks.attack import Attack, check_classes
 from eclipse.attacks.cost import Cost, Surrogate, expected_cost, surrogate_of
-from eclipse.attacks.crafting import Crafting, CraftStep
 from eclipse.attacks.parameters import all_fields, attack_with, length_in_words, parameters
 from eclipse.attacks.perturbation import apply, scaled_radius, size
 from eclipse.data.assemble import assemble, check_apart, check_output, fingerprint, is_made
@@ -39,6 +38,7 @@ from eclipse.runs import (
     write_json,
     write_whole,
 )
+from eclipse.stages import Stages, StageStep
 
 UNITS = {"levels": 255.0, "unit": 1.0}
 """Scales of a perturbation, and the largest value that each can have."""
@@ -283,7 +283,7 @@ def _check_resumable(plan: Plan) -> None:
         check_same_settings(json.loads((folder / "settings.json").read_text()), _state(plan), folder)
 
 
-def run(plan: Plan, *, on_step: Callable[[CraftStep], None] = lambda step: None) -> Outcome:
+def run(plan: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None) -> Outcome:
     """Carry a plan out: craft the poison or take that of others, write the output and its manifest.
 
     An interrupted run goes on where it was when it is carried out again with the same settings, and ends with the
@@ -333,7 +333,7 @@ def _as_before_if_refused(out: Path) -> Iterator[None]:
 Renewed = Iterator[tuple[Row, Picture, Pixels]]
 
 
-def _poisoned(plan: Plan, on_step: Callable[[CraftStep], None]) -> tuple[Renewed, Surrogate | None]:
+def _poisoned(plan: Plan, on_step: Callable[[StageStep], None]) -> tuple[Renewed, Surrogate | None]:
     """The rows of the clean set with their pictures and their new pixels, and the surrogate behind these."""
     if isinstance(plan.origin, Source):
         return poisoned_rows(plan.source, plan.origin), None
@@ -343,7 +343,7 @@ def _poisoned(plan: Plan, on_step: Callable[[CraftStep], None]) -> tuple[Renewed
     surrogate = surrogate_of(plan.origin, plan.clean, seed=plan.request.seed, device=plan.device)
     folder = craft_folder(plan.request.out)
     write_json(folder / "settings.json", _state(plan))
-    crafting = Crafting(folder, on_step)
+    crafting = Stages(folder, on_step)
     poisoned = plan.origin.poison(plan.clean, seed=plan.request.seed, device=plan.device, crafting=crafting)
     return _crafted(plan.source, plan.clean, poisoned), surrogate
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from eclipse.attacks.alternating import Alternation, Rounds, min_min
 from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD, Transform
 from eclipse.compensate import SIGMA, P, check_parameters, corrupt
@@ -19,6 +18,7 @@ from eclipse.diffusion.compact import CompactUNet
 from eclipse.diffusion.presets import PAPER
 from eclipse.diffusion.unet import UNet
 from eclipse.errors import EclipseError, unknown
+from eclipse.stages import Stages
 from eclipse.victims.fit import Recipe
 
 WIDTHS = (8, 24, 48)  # of ``compact``, a tenth of the cost of preset ``fast``: 800 passes/s on one core
@@ -87,7 +87,7 @@ class ADP(Attack):
         self._pgd()
         self._rounds()
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
         """Craft the noise and add it: about 10 rounds of ``steps`` passes for each image."""
         check_classes("ADP", clean)
         network = self.surrogate(clean, seed=seed, device=device)
@@ -97,7 +97,7 @@ class ADP(Attack):
             clean,
             self._rounds(),
             min_min(network, self._pgd(), compensated(self.p, self.sigma)),
-            crafting or Crafting(),
+            crafting or Stages(),
             seed,
             device,
         ).craft()

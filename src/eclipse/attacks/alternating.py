@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eclipse.attacks.crafting import ROWS, Crafting, pack, unpack
+from eclipse.attacks.crafting import ROWS
 from eclipse.attacks.objectives import cross_entropy
 from eclipse.attacks.pgd import PGD, Transform, pgd
 from eclipse.data.imageset import ImageSet
@@ -25,6 +25,7 @@ from eclipse.data.pixels import to_unit
 from eclipse.device import channels_last, seeded
 from eclipse.errors import EclipseError
 from eclipse.randomness import stream
+from eclipse.stages import Stages, pack, unpack
 from eclipse.victims.fit import Recipe, descend
 
 SAVE = 25  # training steps after which the surrogate is saved
@@ -122,7 +123,7 @@ class Alternation:
     clean: ImageSet
     rounds: Rounds
     moves: Moves
-    crafting: Crafting
+    crafting: Stages
     seed: int
     device: str
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from eclipse.attacks.ar_process import processes, simulate, start_shape
 from eclipse.attacks.attack import Attack
-from eclipse.attacks.crafting import Crafting
 from eclipse.attacks.perturbation import perturb, scaled_radius, to_l2
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
 from eclipse.randomness import normal_like
+from eclipse.stages import Stages
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class AR(Attack):
         if self.coefficients is not None:
             _check_blocks(self.coefficients)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
         """Perturb every image; its perturbation depends on (seed, class, id) alone; needs no device.
 
         About 0.1 s for 1,000 images of 3x32x32 on one core.

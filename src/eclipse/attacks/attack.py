@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from eclipse.attacks.crafting import Crafting, new_surrogate
+from eclipse.attacks.crafting import new_surrogate
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
+from eclipse.stages import Stages
 from eclipse.victims.classifier import Classifier
 
 
@@ -34,7 +35,7 @@ class Attack(ABC):
     small: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
         """Return the same rows with perturbed pixels; labels, ids and order stay.
 
         Args:

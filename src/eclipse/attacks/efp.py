@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, train_surrogate
+from eclipse.attacks.crafting import train_surrogate
 from eclipse.attacks.objectives import adversary, centroids, craft_pgd, feature_distance, present_classes
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD, Loss
 from eclipse.attacks.transforms import flip_shift
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import unknown
+from eclipse.stages import Stages
 from eclipse.victims.classifier import Classifier
 from eclipse.victims.fit import RECIPES, Recipe
 
@@ -77,10 +78,10 @@ class EFP(SurrogateAttack):
         if self.variant not in VARIANTS:
             raise unknown("variant of EFP", self.variant, VARIANTS)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
         """Train the reference and move the features of every image."""
         check_classes("EFP", clean)
-        crafting = crafting or Crafting()
+        crafting = crafting or Stages()
         (network,) = train_surrogate(
             self.surrogate(clean, seed=seed, device=device),
             clean,

@@ -8,10 +8,10 @@ import numpy as np
 
 from eclipse.attacks.alternating import Alternation, Rounds, min_min
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD
 from eclipse.data.imageset import ImageSet
+from eclipse.stages import Stages
 from eclipse.victims.fit import Recipe, make_optimizer
 
 _WHOLE = 0.01  # levels; a float16 that stands for 8 levels may be this much short of them
@@ -74,7 +74,7 @@ class EM(SurrogateAttack):
         self._pgd()
         self._rounds()
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
         """Craft the noise and add it: about 10 rounds of ``steps`` passes for each image."""
         check_classes("EM", clean)
         network = self.surrogate(clean, seed=seed, device=device)
@@ -85,7 +85,7 @@ class EM(SurrogateAttack):
             clean,
             rounds,
             min_min(network, self._pgd()),
-            crafting or Crafting(),
+            crafting or Stages(),
             seed,
             device,
         ).craft()

@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 import torch
 
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, train_surrogate
+from eclipse.attacks.crafting import train_surrogate
 from eclipse.attacks.objectives import adversary, craft_pgd, cross_entropy
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD
 from eclipse.attacks.transforms import flip_shift
 from eclipse.data.imageset import ImageSet
+from eclipse.stages import Stages
 from eclipse.victims.fit import RECIPES, Recipe
 
 _RECIPE = Recipe(epochs=10, batch=128, lr=0.1, weight_decay=5e-4)
@@ -64,10 +65,10 @@ class HYPO(SurrogateAttack):
         self._how()
         self._against()
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
         """Train the surrogate and perturb every image towards its own class."""
         check_classes("HYPO", clean)
-        crafting = crafting or Crafting()
+        crafting = crafting or Stages()
         (network,) = train_surrogate(
             self.surrogate(clean, seed=seed, device=device),
             clean,

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.attacks.attack import Attack
-from eclipse.attacks.crafting import Crafting
 from eclipse.attacks.perturbation import perturb, scaled_radius, to_l2
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
 from eclipse.randomness import normal_like, stream
+from eclipse.stages import Stages
 
 _CLASS_SEP = 10.0  # half the side of the hypercube, as in the authors' code
 
@@ -44,7 +44,7 @@ class LSP(Attack):
         if self.radius <= 0:
             raise EclipseError(f"LSP radius {self.radius:g}; expected more than 0, such as the default 1.3")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
         """Perturb every image; its perturbation depends on (seed, class, id) alone; needs no device."""
         channels, height, width = clean.images.shape[1:]
         patch = self._patch(height, width)

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eclipse.attacks.crafting import Crafting, craft_rows, row_groups
+from eclipse.attacks.crafting import craft_rows, row_groups
 from eclipse.attacks.pgd import PGD, Loss, Transform, pgd
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
+from eclipse.stages import Stages
 from eclipse.victims.classifier import Classifier
 from eclipse.victims.fit import Adversary
 
@@ -61,7 +62,7 @@ def unit_rows(clean: ImageSet, rows: slice, device: str) -> Tensor:
 
 def craft_pgd(
     clean: ImageSet,
-    crafting: Crafting,
+    crafting: Stages,
     objective: Callable[[slice], Loss],
     how: PGD,
     *,

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, craft_rows, train_surrogate
+from eclipse.attacks.crafting import craft_rows, train_surrogate
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD, pgd
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
 from eclipse.device import seeded
 from eclipse.errors import EclipseError
+from eclipse.stages import Stages
 from eclipse.victims.classifier import Classifier
 from eclipse.victims.fit import Recipe
 
@@ -73,11 +74,11 @@ class PIL(Attack):
         if not 0 < self.balance <= 1:
             raise EclipseError(f"PIL balance {self.balance:g}; expected more than 0 and at most 1, such as 0.9")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
         """Train the linear surrogate, then optimize the noise of every image against it."""
         check_classes("PIL", clean)
         labels = torch.from_numpy(clean.require_labels("PIL").copy())
-        crafting = crafting or Crafting()
+        crafting = crafting or Stages()
         recipe = Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr, schedule="cosine", pad=0, flip=False)
         (network,) = train_surrogate(
             self.surrogate(clean, seed=seed, device=device), clean, recipe, crafting, seed=seed, device=device

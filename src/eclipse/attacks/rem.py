@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from eclipse.attacks.alternating import Alternation, Moves, Rounds, poisoned
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting
 from eclipse.attacks.objectives import cross_entropy
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD, pgd
 from eclipse.attacks.transforms import crop_flip
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
+from eclipse.stages import Stages
 from eclipse.victims.fit import Recipe, make_optimizer
 
 
@@ -81,7 +81,7 @@ class REM(SurrogateAttack):
         self._adversary()
         self._rounds(1)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
         """Train the surrogate, craft the noise against it and add it: about 7,700 passes an image as published."""
         check_classes("REM", clean)
         network = self.surrogate(clean, seed=seed, device=device)
@@ -92,7 +92,7 @@ class REM(SurrogateAttack):
             clean,
             rounds,
             self._moves(network),
-            crafting or Crafting(),
+            crafting or Stages(),
             seed,
             device,
         ).craft()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, train_surrogate
+from eclipse.attacks.crafting import train_surrogate
 from eclipse.attacks.objectives import (
     centroids,
     craft_pgd,
@@ -21,6 +21,7 @@ from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD, Loss, gradient, project
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError, unknown
+from eclipse.stages import Stages
 from eclipse.victims.classifier import Classifier
 from eclipse.victims.fit import RECIPES, Recipe
 
@@ -89,10 +90,10 @@ class SEP(SurrogateAttack):
         if self.inner < 1:
             raise EclipseError(f"{self.inner} inner steps of SEP; expected at least 1")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
         """Train the surrogate and perturb every image towards the class half of those that the set has further on."""
         check_classes("SEP", clean)
-        crafting = crafting or Crafting()
+        crafting = crafting or Stages()
         networks = train_surrogate(
             self.surrogate(clean, seed=seed, device=device),
             clean,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import Crafting, row_groups, train_surrogate
+from eclipse.attacks.crafting import row_groups, train_surrogate
 from eclipse.attacks.objectives import craft_pgd, cross_entropy, present_classes, unit_rows
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.pgd import PGD, Transform
@@ -18,6 +18,7 @@ from eclipse.attacks.transforms import flip_shift
 from eclipse.data.imageset import ImageSet
 from eclipse.device import seeded
 from eclipse.errors import EclipseError
+from eclipse.stages import Stages
 from eclipse.victims.fit import RECIPES, Recipe
 
 _RECIPE = Recipe(
@@ -71,10 +72,10 @@ class TAP(SurrogateAttack):
         if self.restarts < 1:
             raise EclipseError(f"TAP restarts {self.restarts}; expected at least 1")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
         """Train the surrogate and perturb every image towards the next class that the set has."""
         check_classes("TAP", clean)
-        crafting = crafting or Crafting()
+        crafting = crafting or Stages()
         transform = _augmentation(clean, device)
         (network,) = train_surrogate(
             self.surrogate(clean, seed=seed, device=device),

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.attacks.attack import Attack, check_radius, levels
-from eclipse.attacks.crafting import Crafting
 from eclipse.attacks.perturbation import perturb
 from eclipse.data.imageset import ImageSet
 from eclipse.randomness import stream
+from eclipse.stages import Stages
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class URP(Attack):
     def __post_init__(self) -> None:
         check_radius("URP", self.radius)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Crafting | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
         """Add to every image the noise of its class, made from (seed, class) alone; needs no device."""
         shape = clean.images.shape[1:]
 

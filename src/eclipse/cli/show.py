@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 if TYPE_CHECKING:
     from eclipse import streaming
-    from eclipse.attacks.crafting import CraftStep
     from eclipse.diffusion.training import TrainStep
+    from eclipse.stages import StageStep
 
 PLAIN_EVERY_S = 10.0
 
@@ -57,7 +57,7 @@ class Show:
         facts = f"{event.done} of {event.total}, {event.images_per_s:.0f} images/s, network busy {event.busy:.0%}"
         self._show("purifying", event.done / event.total, facts, left)
 
-    def crafting(self, event: "CraftStep") -> None:
+    def crafting(self, event: "StageStep") -> None:
         """Show how far a stage of a crafting is; there may be many, so the bar of a finished one goes."""
         figures = [f"{name} {value:.3g}" for name, value in event.facts.items()]
         self._count(f"crafting: {event.stage}", event.done, event.total, figures)

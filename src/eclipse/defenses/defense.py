@@ -1,0 +1,103 @@
+"""What a defense is."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from eclipse.data.imageset import ImageSet
+from eclipse.errors import EclipseError
+from eclipse.stages import Stages
+from eclipse.victims.classifier import Classifier
+from eclipse.victims.fit import Recipe, make_optimizer
+
+
+class Defense:
+    """The base of all defenses: frozen dataclasses of a paper's hyper-parameters, which join the training of a victim.
+
+    The defaults of the fields are the published recipe. Each method is a place where a defense can act, and does
+    nothing by default: before the training (``prepare``), on its network (``adapt``), on every batch (``augment``,
+    then ``adversary``), on its steps (``optimizer``). Nothing is done to test images. The base itself is no defense at
+    all, to compare with.
+
+    Attributes:
+        title: what it is, in a few words.
+        acts: where: ``data``, ``batches``, ``training``, or several of them.
+        trusted: what it needs that is clean: ``nothing``, ``images`` (a few, without labels), ``labelled images`` or
+            ``a clean set`` (the whole, without labels).
+        ignores_data: the suspicious images play no part, so the result is the same for every poison.
+        small: the fields that are different at the small scale, for processors without a GPU.
+    """
+
+    title: ClassVar[str] = "no defense"
+    acts: ClassVar[str] = "nowhere"
+    trusted: ClassVar[str] = "nothing"
+    ignores_data: ClassVar[bool] = False
+    small: ClassVar[Mapping[str, Any]] = {}
+
+    def prepare(
+        self,
+        data: ImageSet,
+        trusted: ImageSet | None = None,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        stages: Stages | None = None,
+    ) -> ImageSet:
+        """Return the set to train on.
+
+        Args:
+            data: the suspicious images.
+            trusted: what the defense needs that is clean; None for one that needs nothing.
+            seed: decides the result, with the images.
+            device: where to compute.
+            stages: keeps the state and tells the progress of long work; None for neither.
+
+        Raises:
+            EclipseError: the images, or the trusted ones, are not what the defense can work with.
+        """
+        return data
+
+    def adapt(self, network: Classifier) -> nn.Module:
+        """Return the network to train; it may be the given one, changed."""
+        return network
+
+    def optimizer(self, network: nn.Module, recipe: Recipe) -> Optimizer:
+        """Return the optimizer of a network from ``adapt``."""
+        return make_optimizer(network, recipe)
+
+    def augment(self, x: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Change a batch after crop and flip.
+
+        Args:
+            x: images on [0, 1], (B, C, H, W).
+            y: labels, int64, (B,).
+            num_classes: how many there are.
+
+        Returns:
+            Images, and labels as they are or as probabilities, (B, num_classes).
+        """
+        return x, y
+
+    def adversary(self, network: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        """Change the images of a batch by what the network, in evaluation mode, makes of them.
+
+        Args:
+            network: in its present state; gradients that reach its weights are dropped afterwards.
+            x: images from ``augment``.
+            y: labels from ``augment``.
+            progress: the share of all epochs that is done.
+        """
+        return x
+
+    def cost(self) -> float:
+        """How many times the work of the same training without a defense it takes, roughly."""
+        return 1.0
+
+
+def need(trusted: ImageSet | None, defense: str, what: str) -> ImageSet:
+    """The trusted images, or an error that says what the defense needs."""
+    if trusted is None:
+        raise EclipseError(f"the defense {defense} needs {what} that you trust, and none are given: name them")
+    return trusted
