@@ -20,9 +20,10 @@ from eclipse.attacks.ar_process import (
     start_shape,
 )
 from eclipse.attacks.attack import Attack
-from eclipse.attacks.perturbation import apply, bound, measure, scaled_radius
+from eclipse.attacks.perturbation import apply, bound, measure
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
+from eclipse.pgd import scaled_radius
 from eclipse.randomness import normal_like, stream
 
 MODEL_FREE = ("urp", "lsp", "ar")

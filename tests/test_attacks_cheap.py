@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from eclipse.attacks import make_attack
 from eclipse.attacks.attack import Attack
 from eclipse.attacks.cuda import CUDA, convolve
-from eclipse.attacks.perturbation import bound, measure, scaled_radius, size
+from eclipse.attacks.perturbation import bound, measure, size
 from eclipse.attacks.pil import PIL
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
+from eclipse.pgd import scaled_radius
 from eclipse.stages import Stages, StageStep
 
 SMALL = (3, 8, 8)

@@ -18,13 +18,13 @@ from eclipse.attacks.adp import compensated
 from eclipse.attacks.alternating import Alternation, Moves, Rounds, as_it_is, min_min
 from eclipse.attacks.attack import Attack
 from eclipse.attacks.perturbation import bound, measure
-from eclipse.attacks.pgd import PGD, gradient
 from eclipse.attacks.transforms import crop_flip
 from eclipse.compensate import Compensate
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
 from eclipse.diffusion.presets import PAPER
 from eclipse.errors import EclipseError
+from eclipse.pgd import PGD, gradient
 from eclipse.stages import Stages, StageStep
 from eclipse.victims.fit import Recipe
 

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from eclipse.attacks import crafting as crafting_module
 from eclipse.attacks.crafting import craft_rows, new_surrogate, train_surrogate
-from eclipse.attacks.pgd import PGD, gradient, pgd, project
 from eclipse.attacks.transforms import crop_flip, flip_shift
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
+from eclipse.pgd import PGD, gradient, pgd, project
 from eclipse.stages import Stages, StageStep
 from eclipse.victims.classifier import Classifier
 from eclipse.victims.fit import Recipe, fit, make_optimizer

@@ -18,13 +18,13 @@ from eclipse.attacks import crafting as crafting_module
 from eclipse.attacks import make_attack, tap
 from eclipse.attacks.attack import Attack
 from eclipse.attacks.efp import _distance_to_nearest_other
-from eclipse.attacks.objectives import adversary, centroids, cross_entropy, feature_distance, present_classes
+from eclipse.attacks.objectives import centroids, feature_distance, present_classes
 from eclipse.attacks.perturbation import apply, measure
-from eclipse.attacks.pgd import PGD, Loss
 from eclipse.attacks.transforms import flip_shift
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
 from eclipse.errors import EclipseError
+from eclipse.pgd import PGD, Loss, adversary, cross_entropy
 from eclipse.stages import Stages, StageStep
 from eclipse.victims.classifier import Classifier
 from eclipse.victims.fit import Recipe

@@ -20,12 +20,14 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"randomness", "runs"},
-    {"device", "stages"},
+    {"device", "stages", "parameters", "pgd"},
     {"data"},
     {"diffusion"},
     {"purification", "compensate", "victims", "shards"},
     {"streaming", "defenses", "attacks", "purifier"},
-    {"report", "bench", "audit", "distributed", "pipeline", "poisoning", "verification", "doctor"},
+    {"report", "audit", "distributed", "pipeline", "poisoning", "verification", "evaluation", "doctor"},
+    {"victim_runs"},
+    {"bench"},
     {"demo"},
     {"cli"},
 ]

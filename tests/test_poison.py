@@ -28,11 +28,13 @@ from tiny import some_images
 
 from eclipse import poisoning, runs
 from eclipse.attacks import ATTACKS, cost, make_attack
-from eclipse.attacks.parameters import attack_with, parameters
-from eclipse.attacks.perturbation import bound, measure, scaled_radius
+from eclipse.attacks.parameters import attack_with
+from eclipse.attacks.perturbation import bound, measure
 from eclipse.cli import show
 from eclipse.data.imageset import ImageSet
 from eclipse.data.sources import load_imageset, load_pictures, open_source
+from eclipse.parameters import parameters
+from eclipse.pgd import scaled_radius
 from eclipse.stages import StageStep
 
 

@@ -50,6 +50,12 @@ def _cpu_has_bf16() -> bool:
         return False
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """Run the operations inside in the precision of ``compute_dtype`` where that is safe; elsewhere change nothing."""
+    dtype, _ = compute_dtype(str(device))
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 def describe_device(device: str) -> str:
     """A device in words, for manifests."""
     if torch.device(device).type == "cuda":

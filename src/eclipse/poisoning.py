@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from eclipse.attacks.attack import Attack, check_classes
 from eclipse.attacks.cost import Cost, Surrogate, expected_cost, surrogate_of
-from eclipse.attacks.parameters import all_fields, attack_with, length_in_words, parameters
-from eclipse.attacks.perturbation import apply, scaled_radius, size
+from eclipse.attacks.parameters import attack_with, length_in_words
+from eclipse.attacks.perturbation import apply, size
 from eclipse.data.assemble import assemble, check_apart, check_output, fingerprint, is_made
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pictures import Picture, Pixels, encode_png, repainted, size_in_words
@@ -27,6 +27,8 @@ from eclipse.data.rows import Row, Source
 from eclipse.data.sources import load_imageset, open_source
 from eclipse.device import describe_device, resolve_device
 from eclipse.errors import EclipseError, unknown
+from eclipse.parameters import all_fields, parameters
+from eclipse.pgd import scaled_radius
 from eclipse.runs import (
     check_made,
     check_name,

@@ -162,19 +162,20 @@ def _short(value: Any) -> str:
 
 
 @contextmanager
-def locked(folder: Path, out: Path) -> Iterator[None]:
+def locked(folder: Path, out: Path, wait: bool = False) -> Iterator[None]:
     """Keep all other processes from working on an output; the lock ends with this process, however that ends.
 
     Args:
         folder: of intermediate files, in which the lock lies; made where it is missing, and removed at the end unless
             something else is in it.
         out: the output, for the refusal.
+        wait: until no other process holds the lock, in place of the refusal.
 
     Raises:
         EclipseError: another process holds the lock.
     """
     path = folder / "lock"
-    descriptor = _acquire(path)
+    descriptor = _acquire(path, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     if descriptor is None:
         raise EclipseError(f"another process is working on {out}; wait until it has ended, or choose another output")
     try:
@@ -187,7 +188,7 @@ def locked(folder: Path, out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path) -> int | None:
+def _acquire(path: Path, how: int) -> int | None:
     """Open and lock a file; None while another process does."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +197,7 @@ def _acquire(path: Path) -> int | None:
         except FileNotFoundError:  # the process before us has just removed the folder
             continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)

@@ -40,11 +40,18 @@ class Stages:
     Args:
         folder: keeps the state of every stage, to go on after a kill; None keeps nothing.
         on_step: called whenever a part of a stage is done.
+        shared: folder of what several works share, such as denoisers, each named by a fingerprint; None shares nothing.
     """
 
-    def __init__(self, folder: Path | None = None, on_step: Callable[[StageStep], None] = lambda step: None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        on_step: Callable[[StageStep], None] = lambda step: None,
+        shared: Path | None = None,
+    ) -> None:
         self.folder = folder
         self.on_step = on_step
+        self.shared = shared
 
     def load(self, stage: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The tensors and the facts that were saved last for a stage; None where there are none."""

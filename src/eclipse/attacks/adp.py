@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from eclipse.attacks.alternating import Alternation, Rounds, min_min
 from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
 from eclipse.attacks.perturbation import add_noise
-from eclipse.attacks.pgd import PGD, Transform
 from eclipse.compensate import SIGMA, P, check_parameters, corrupt
 from eclipse.data.imageset import ImageSet
 from eclipse.device import seeded
@@ -18,6 +17,7 @@ from eclipse.diffusion.compact import CompactUNet
 from eclipse.diffusion.presets import PAPER
 from eclipse.diffusion.unet import UNet
 from eclipse.errors import EclipseError, unknown
+from eclipse.pgd import PGD, Transform
 from eclipse.stages import Stages
 from eclipse.victims.fit import Recipe
 

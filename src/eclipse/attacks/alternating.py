@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eclipse.attacks.crafting import ROWS
-from eclipse.attacks.objectives import cross_entropy
-from eclipse.attacks.pgd import PGD, Transform, pgd
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
 from eclipse.device import channels_last, seeded
 from eclipse.errors import EclipseError
+from eclipse.pgd import PGD, Transform, cross_entropy, pgd
 from eclipse.randomness import stream
 from eclipse.stages import Stages, pack, unpack
 from eclipse.victims.fit import Recipe, descend

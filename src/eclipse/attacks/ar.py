@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from eclipse.attacks.ar_process import processes, simulate, start_shape
 from eclipse.attacks.attack import Attack
-from eclipse.attacks.perturbation import perturb, scaled_radius, to_l2
+from eclipse.attacks.perturbation import perturb, to_l2
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
+from eclipse.pgd import scaled_radius
 from eclipse.randomness import normal_like
 from eclipse.stages import Stages
 

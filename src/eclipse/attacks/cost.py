@@ -81,11 +81,11 @@ def expected_cost(attack: Attack, clean: ImageSet, *, seed: int, device: str) ->
     network = attack.surrogate(clean, seed=seed, device=device)
     if network is None:
         return None
-    speed = _images_per_s(network, clean, device)
+    speed = passes_per_s(network, clean, device)
     return Cost(_described(attack, network), attack.passes(), len(clean), speed, device)
 
 
-def _images_per_s(network: nn.Module, clean: ImageSet, device: str) -> float:
+def passes_per_s(network: nn.Module, clean: ImageSet, device: str) -> float:
     """Forward and backward passes a second: a small batch as a warm-up, then one that takes half a second, about."""
     height, width = clean.images.shape[2:]
     least = max(2, TIMED_PIXELS[torch.device(device).type] // (height * width))

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
 from eclipse.attacks.crafting import train_surrogate
-from eclipse.attacks.objectives import adversary, centroids, craft_pgd, feature_distance, present_classes
+from eclipse.attacks.objectives import centroids, craft_pgd, feature_distance, present_classes
 from eclipse.attacks.perturbation import add_noise
-from eclipse.attacks.pgd import PGD, Loss
 from eclipse.attacks.transforms import flip_shift
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import unknown
+from eclipse.pgd import PGD, Loss, adversary
 from eclipse.stages import Stages
 from eclipse.victims.classifier import Classifier
 from eclipse.victims.fit import RECIPES, Recipe

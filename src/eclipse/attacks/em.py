@@ -9,8 +9,8 @@ import numpy as np
 from eclipse.attacks.alternating import Alternation, Rounds, min_min
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
 from eclipse.attacks.perturbation import add_noise
-from eclipse.attacks.pgd import PGD
 from eclipse.data.imageset import ImageSet
+from eclipse.pgd import PGD
 from eclipse.stages import Stages
 from eclipse.victims.fit import Recipe, make_optimizer
 

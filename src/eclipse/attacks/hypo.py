@@ -8,11 +8,11 @@ import torch
 
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
 from eclipse.attacks.crafting import train_surrogate
-from eclipse.attacks.objectives import adversary, craft_pgd, cross_entropy
+from eclipse.attacks.objectives import craft_pgd
 from eclipse.attacks.perturbation import add_noise
-from eclipse.attacks.pgd import PGD
 from eclipse.attacks.transforms import flip_shift
 from eclipse.data.imageset import ImageSet
+from eclipse.pgd import PGD, adversary, cross_entropy
 from eclipse.stages import Stages
 from eclipse.victims.fit import RECIPES, Recipe
 

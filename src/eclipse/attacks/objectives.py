@@ -5,31 +5,20 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from eclipse.attacks.crafting import craft_rows, row_groups
-from eclipse.attacks.pgd import PGD, Loss, Transform, pgd
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
+from eclipse.pgd import PGD, Loss, Transform, pgd
 from eclipse.stages import Stages
 from eclipse.victims.classifier import Classifier
-from eclipse.victims.fit import Adversary
-
-
-def cross_entropy(network: nn.Module, labels: Tensor) -> Loss:
-    """The loss of each image to these labels, (B,)."""
-    return lambda x: F.cross_entropy(network(x), labels, reduction="none")
 
 
 def feature_distance(network: Classifier, goals: Tensor) -> Loss:
     """The mean squared distance of each image's embedding to its goal, (B, F)."""
     return lambda x: (network.embed(x) - goals).square().mean(1)
-
-
-def adversary(how: PGD) -> Adversary:
-    """Adversarial training: from a batch to the images near it that PGD finds hardest; ``how`` should ascend."""
-    return lambda network, x, y: x + pgd(x, cross_entropy(network, y), how)
 
 
 def present_classes(clean: ImageSet, device: str) -> tuple[Tensor, Tensor]:

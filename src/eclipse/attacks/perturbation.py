@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import unknown
+from eclipse.pgd import scaled_radius
 
 _CHUNK_VALUES = 2**22  # float32 values worked on at once: 16 MB an array, 1,365 images of 3x32x32
 
@@ -109,11 +110,6 @@ def measure(clean: NDArray[np.uint8], poisoned: NDArray[np.uint8], norm: str) ->
     for rows in chunks(clean):
         sizes[rows] = size(poisoned[rows].astype(np.int16) - clean[rows], norm)
     return sizes
-
-
-def scaled_radius(norm: str, radius: float, shape: tuple[int, ...]) -> float:
-    """The radius of an attack on images of shape (C, H, W)."""
-    return radius * math.sqrt(math.prod(shape) / (3 * 32 * 32)) if norm == "L2" else radius
 
 
 def bound(norm: str, radius: float, shape: tuple[int, ...]) -> float:

@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from eclipse.attacks.alternating import Alternation, Moves, Rounds, poisoned
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
-from eclipse.attacks.objectives import cross_entropy
 from eclipse.attacks.perturbation import add_noise
-from eclipse.attacks.pgd import PGD, pgd
 from eclipse.attacks.transforms import crop_flip
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
+from eclipse.pgd import PGD, cross_entropy, pgd
 from eclipse.stages import Stages
 from eclipse.victims.fit import Recipe, make_optimizer
 

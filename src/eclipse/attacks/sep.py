@@ -12,15 +12,14 @@ from eclipse.attacks.crafting import train_surrogate
 from eclipse.attacks.objectives import (
     centroids,
     craft_pgd,
-    cross_entropy,
     feature_distance,
     present_classes,
     unit_rows,
 )
 from eclipse.attacks.perturbation import add_noise
-from eclipse.attacks.pgd import PGD, Loss, gradient, project
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError, unknown
+from eclipse.pgd import PGD, Loss, cross_entropy, gradient, project
 from eclipse.stages import Stages
 from eclipse.victims.classifier import Classifier
 from eclipse.victims.fit import RECIPES, Recipe

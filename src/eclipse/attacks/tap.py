@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
 from eclipse.attacks.crafting import row_groups, train_surrogate
-from eclipse.attacks.objectives import craft_pgd, cross_entropy, present_classes, unit_rows
+from eclipse.attacks.objectives import craft_pgd, present_classes, unit_rows
 from eclipse.attacks.perturbation import add_noise
-from eclipse.attacks.pgd import PGD, Transform
 from eclipse.attacks.transforms import flip_shift
 from eclipse.data.imageset import ImageSet
 from eclipse.device import seeded
 from eclipse.errors import EclipseError
+from eclipse.pgd import PGD, Transform, cross_entropy
 from eclipse.stages import Stages
 from eclipse.victims.fit import RECIPES, Recipe
 

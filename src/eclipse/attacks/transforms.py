@@ -8,7 +8,7 @@ same bytes each time.
 import torch
 from torch import Tensor
 
-from eclipse.attacks.pgd import Transform
+from eclipse.pgd import Transform
 
 
 def flip_shift(pixels: float = 4.0, fill: float | Tensor = 0.0) -> Transform:

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 import typer.core
 
-from eclipse.cli import attacks, demo, denoiser, doctor, poison, purify, verify
+from eclipse.cli import attacks, bench, defenses, demo, denoiser, doctor, poison, purify, report, train, verify
 from eclipse.errors import EclipseError
 
 
@@ -36,6 +36,10 @@ app.command("purify", help=purify.HELP)(purify.purify)
 app.command("poison", help=poison.HELP)(poison.poison)
 app.command("verify", help=verify.HELP)(verify.verify)
 app.command("attacks", help=attacks.HELP)(attacks.attacks)
+app.command("train", help=train.HELP)(train.train)
+app.command("defenses", help=defenses.HELP)(defenses.defenses)
+app.command("bench", help=bench.HELP)(bench.bench)
+app.command("report", help=report.HELP)(report.report)
 app.add_typer(denoiser.app, name="denoiser")
 app.command("demo", help=demo.HELP)(demo.demo)
 app.command("doctor", help=doctor.HELP)(doctor.doctor)

@@ -14,8 +14,6 @@ and backward pass of the surrogate, the network that an attack is made with. Two
 --scale small.
 """
 
-WIDTH = 100  # columns, where the output is no terminal
-
 
 def attacks(
     name: Annotated[str | None, typer.Argument(help="an attack to describe", metavar="NAME")] = None,
@@ -30,11 +28,13 @@ def attacks(
 
 
 def _list(scaled: "dict[str, list[Attack]]") -> None:
+    from eclipse.cli.show import columns
+
     rows: list[tuple[str, ...]] = [
         (name, both[0].title, both[0].family, _radius(both[0]), _pair(map(_arch, both)), _pair(map(_passes, both)))
         for name, both in scaled.items()
     ]
-    _print(("name", "title", "family", "norm, radius", "surrogate", "passes an image"), rows)
+    columns(("name", "title", "family", "norm, radius", "surrogate", "passes an image"), rows)
     print("\nMore about one: eclipse attacks NAME. Use it: eclipse poison DATASET --attack NAME --out POISONED")
 
 
@@ -42,28 +42,15 @@ def _describe(name: str, both: "list[Attack]") -> None:
     import inspect
 
     from eclipse.attacks import SCALES
-    from eclipse.attacks.parameters import parameters
+    from eclipse.cli.show import columns
+    from eclipse.parameters import parameters
 
     print(f"{name}: {both[0].title} ({both[0].family}; {_radius(both[0])})\n")
     print(inspect.getdoc(type(both[0])), end="\n\n")
     paper, small = map(parameters, both)
     rows = [(key, str(paper[key]), str(small[key]), "8-bit levels" if paper[key].levels else "") for key in paper]
     cost = ("passes an image", *map(_passes, both), "")
-    _print(("parameter", *(f"scale {scale}" for scale in SCALES), ""), [*rows, cost])
-
-
-def _print(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in head:
-        table.add_column(title, no_wrap=title not in ("title", "passes an image"))
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDTH)).print(table)
+    columns(("parameter", *(f"scale {scale}" for scale in SCALES), ""), [*rows, cost])
 
 
 def _radius(attack: "Attack") -> str:

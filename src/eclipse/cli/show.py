@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 if TYPE_CHECKING:
     from eclipse import streaming
+    from eclipse.bench.runner import CellStep
     from eclipse.diffusion.training import TrainStep
     from eclipse.stages import StageStep
 
 PLAIN_EVERY_S = 10.0
+WIDTH = 100  # columns of a table, where the output is no terminal
 
 
 class Show:
@@ -62,6 +65,24 @@ class Show:
         figures = [f"{name} {value:.3g}" for name, value in event.facts.items()]
         self._count(f"crafting: {event.stage}", event.done, event.total, figures)
 
+    def stage(self, event: "StageStep") -> None:
+        """Show how far a stage of other long work is."""
+        figures = [f"{name} {value:.3g}" for name, value in event.facts.items()]
+        self._count(event.stage, event.done, event.total, figures)
+
+    def cell(self, event: "CellStep", number: int, total: int) -> None:
+        """Show what happened to a cell of a grid: its progress, or its end as a line that stays."""
+        if event.step is not None:
+            figures = [f"{name} {value:.3g}" for name, value in event.step.facts.items()]
+            self._count(f"{event.cell}: {event.step.stage}", event.step.done, event.step.total, figures)
+            return
+        end = f"failed: {event.reason.splitlines()[-1]}" if event.accuracy is None else f"{event.accuracy:.2%}"
+        text = f"[{number}/{total}] {event.cell}: {end}"
+        if self._bars is not None:
+            self._bars.console.print(Text(text))
+        else:
+            print(text, file=sys.stderr, flush=True)
+
     def verifying(self, done: int, total: int) -> None:
         """Show how many images are compared."""
         self._count("verifying", done, total)
@@ -93,3 +114,16 @@ def facts(title: str, table: Mapping[str, Any]) -> None:
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
         print(f"  {name:<18} {text}")
     sys.stdout.flush()
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in head:
+        table.add_column(title, no_wrap=title not in ("title", "passes an image"))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDTH)).print(table)

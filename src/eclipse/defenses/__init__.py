@@ -24,7 +24,7 @@ DEFENSES: dict[str, tuple[str, dict[str, Any]]] = {
     "op": ("eclipse.defenses.op:OP", {}),
     "op-plain": ("eclipse.defenses.op:OP", {"extra_augmentation": False}),
     "avatar": ("eclipse.defenses.avatar:AVATAR", {}),
-    "at": ("eclipse.defenses.at:AT", {}),
+    "at": ("eclipse.defenses.at:AT", {"norm": "Linf"}),
     "at-l2": ("eclipse.defenses.at:AT", {"norm": "L2"}),
     "d-vae": ("eclipse.defenses.dvae:DVAE", {}),
     "one-step": ("eclipse.defenses.one_step:OneStep", {}),

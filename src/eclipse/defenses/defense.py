@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
+from eclipse.parameters import all_fields
 from eclipse.stages import Stages
 from eclipse.victims.classifier import Classifier
 from eclipse.victims.fit import Recipe, make_optimizer
@@ -24,7 +25,7 @@ class Defense:
     Attributes:
         title: what it is, in a few words.
         acts: where: ``data``, ``batches``, ``training``, or several of them.
-        trusted: what it needs that is clean: ``nothing``, ``images`` (a few, without labels), ``labelled images`` or
+        trusted: what it may need that is clean: ``nothing``, ``images`` (a few, without labels), ``labelled images`` or
             ``a clean set`` (the whole, without labels).
         ignores_data: the suspicious images play no part, so the result is the same for every poison.
         small: the fields that are different at the small scale, for processors without a GPU.
@@ -35,6 +36,10 @@ class Defense:
     trusted: ClassVar[str] = "nothing"
     ignores_data: ClassVar[bool] = False
     small: ClassVar[Mapping[str, Any]] = {}
+
+    def needs(self) -> str:
+        """What of ``trusted`` it needs with its present fields."""
+        return self.trusted
 
     def prepare(
         self,
@@ -58,6 +63,12 @@ class Defense:
             EclipseError: the images, or the trusted ones, are not what the defense can work with.
         """
         return data
+
+    def preparation(self) -> Mapping[str, Any] | None:
+        """What of the defense decides the result of ``prepare``; None where that returns the data as they are."""
+        if type(self).prepare is Defense.prepare:
+            return None
+        return {"defense": type(self).__name__, **all_fields(self)}
 
     def adapt(self, network: Classifier) -> nn.Module:
         """Return the network to train; it may be the given one, changed."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
-from eclipse.device import channels_last, seeded
+from eclipse.device import autocast, channels_last, seeded
 from eclipse.errors import EclipseError, unknown
 
 Augment: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -105,6 +105,7 @@ def fit(
     adversary: Adversary | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     done: int = 0,
+    compiled: bool = False,
 ) -> Iterator[Epoch]:
     """Train ``network`` in place and yield after every epoch, with the network in evaluation mode.
 
@@ -123,6 +124,7 @@ def fit(
             labels; returns the images to train on.
         optimizer: from ``make_optimizer``, for callers that keep its state; None for a new one.
         done: epochs that were done before.
+        compiled: compile the network first (torch.compile), which pays in long trainings on a GPU.
 
     Raises:
         EclipseError: the set has no labels, or fewer than two images, which is too little for BatchNorm.
@@ -133,6 +135,7 @@ def fit(
     images = torch.from_numpy(train.images.copy()).to(device)
     channels_last(network.to(device))
     optimizer = optimizer or make_optimizer(network, recipe)
+    forward = cast(nn.Module, torch.compile(network)) if compiled else network
     batches = max(1, len(train) // recipe.batch)
     for epoch in range(done + 1, recipe.epochs + 1):
         began, totals = time.perf_counter(), torch.zeros(2, device=device)
@@ -149,7 +152,7 @@ def fit(
                     network.eval()
                     x = adversary(network, x, y)
                     network.train()
-                totals += descend(network, optimizer, x, y, recipe.clip)
+                totals += descend(forward, optimizer, x, y, recipe.clip)
         network.eval()
         loss, hits = (totals / batches).tolist()
         yield Epoch(epoch, loss, hits, len(order) / (time.perf_counter() - began))
@@ -159,7 +162,9 @@ def descend(
     network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, clip: float | None = None
 ) -> Tensor:
     """Take one step of training on a batch; return its loss and its share of hits, (2,)."""
-    logits = cast(Tensor, network(x.contiguous(memory_format=torch.channels_last)))
+    with autocast(x.device):
+        logits = cast(Tensor, network(x.contiguous(memory_format=torch.channels_last)))
+    logits = logits.float()
     loss = F.cross_entropy(logits, y)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -193,7 +198,8 @@ def accuracy(network: nn.Module, test: ImageSet, *, device: str = "cpu", batch: 
     for first in range(0, len(test), batch):
         rows = slice(first, first + batch)
         x = to_unit(torch.from_numpy(test.images[rows].copy()).to(device))
-        logits = network(x.contiguous(memory_format=torch.channels_last))
+        with autocast(x.device):
+            logits = network(x.contiguous(memory_format=torch.channels_last))
         hits += int((logits.argmax(1).cpu() == labels[rows]).sum())
     network.train(mode)
     return hits / len(test)

@@ -1,15 +1,17 @@
-"""Projected gradient descent on perturbations: the one loop behind all attacks that have a surrogate.
+"""Projected gradient descent on perturbations: the one loop behind attacks with a surrogate and adversarial training.
 
-Perturbations and radii are on the [0, 1] pixel scale. What an attack wants is a loss: a function from images
+Perturbations and radii are on the [0, 1] pixel scale. What is wanted is said by a loss: a function from images
 (B, C, H, W) to one number for each of them.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from eclipse.errors import EclipseError, unknown
 
@@ -85,6 +87,16 @@ def pgd(x: Tensor, loss: Loss, how: PGD, *, transform: Transform | None = None, 
     return delta
 
 
+def cross_entropy(network: nn.Module, labels: Tensor) -> Loss:
+    """The loss of each image to these labels, (B,), or probabilities, (B, classes)."""
+    return lambda x: F.cross_entropy(network(x).float(), labels, reduction="none")
+
+
+def adversary(how: PGD) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+    """Adversarial training: from a batch to the images near it that PGD finds hardest; ``how`` should ascend."""
+    return lambda network, x, y: x + pgd(x, cross_entropy(network, y), how)
+
+
 def gradient(x: Tensor, loss: Loss, draws: int = 1, transform: Transform | None = None) -> Tensor:
     """The gradient of the loss of each image by its pixels, averaged over ``draws`` transformations, like x."""
     x = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -100,6 +112,11 @@ def project(delta: Tensor, x: Tensor, norm: str, radius: float) -> Tensor:
     else:
         delta = delta * (radius / _length(delta).clamp_min(1e-12)).clamp_max(1.0)
     return (x + delta).clamp(0, 1) - x
+
+
+def scaled_radius(norm: str, radius: float, shape: tuple[int, ...]) -> float:
+    """The radius for images of shape (C, H, W): an L2 radius is stated for 3x32x32 and grows with sqrt(C*H*W)."""
+    return radius * math.sqrt(math.prod(shape) / (3 * 32 * 32)) if norm == "L2" else radius
 
 
 def _length(values: Tensor) -> Tensor:

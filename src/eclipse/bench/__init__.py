@@ -1,0 +1,1 @@
+"""Grids of attacks, defenses, victims and seeds, run cell by cell."""

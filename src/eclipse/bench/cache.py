@@ -1,0 +1,153 @@
+"""What cells share: the sets of a grid, the poisoned and the prepared ones, denoisers. Each is made once."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eclipse.data.imageset import ImageSet
+from eclipse.errors import EclipseError
+from eclipse.runs import locked, write_json
+from eclipse.stages import Stages, StageStep
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A set from the cache.
+
+    Attributes:
+        images: the set.
+        fingerprint: of the set.
+        seconds: that its making took, interruptions not counted.
+        shared: it was there already.
+    """
+
+    images: ImageSet
+    fingerprint: str
+    seconds: float
+    shared: bool
+
+
+class Cache:
+    """A folder of sets by the fingerprint of all that decides them.
+
+    A killed making goes on where it was; where another process is at it, wait.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # it is not meant for version control
+            (folder / ".gitignore").write_text("*\n")
+
+    def keep(self, images: ImageSet) -> str:
+        """Keep a set and return its fingerprint."""
+        fingerprint = images.fingerprint()
+        path = self._place("sets", fingerprint)
+        if not path.exists():
+            _write(path, images, fingerprint, 0.0)
+        return fingerprint
+
+    def load(self, fingerprint: str) -> ImageSet:
+        """A set that was kept."""
+        return _read(self._place("sets", fingerprint), shared=True).images
+
+    def made(
+        self,
+        kind: str,
+        decides: Mapping[str, Any],
+        make: Callable[[Stages], ImageSet],
+        on_step: Callable[[StageStep], None],
+    ) -> Kept:
+        """A set that is made unless it was before.
+
+        Args:
+            kind: of set, for its place.
+            decides: everything that decides it.
+            make: makes it, with its state in the given stages.
+            on_step: is told the progress.
+        """
+        path = self._place(kind, key(decides))
+        if path.exists():
+            return _read(path, shared=True)
+        work = path.with_name(f".{path.stem}.making")
+        with locked(work, path, wait=True):
+            if path.exists():
+                return _read(path, shared=True)
+            write_json(work / "decides.json", decides)
+            told = _Timed(work / "seconds.json", on_step)
+            images = make(Stages(work / "stages", told, self.folder / "denoisers"))
+            _write(path, images, images.fingerprint(), told.seconds())
+            shutil.rmtree(work / "stages", ignore_errors=True)
+            for name in ("decides.json", "seconds.json"):
+                (work / name).unlink(missing_ok=True)
+        return _read(path, shared=False)
+
+    def _place(self, kind: str, name: str) -> Path:
+        folder = self.folder / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name[:32]}.npz"
+
+
+def key(decides: Mapping[str, Any]) -> str:
+    """A name for what decides something."""
+    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class _Timed:
+    """Counts the seconds of a making over its interruptions."""
+
+    def __init__(self, path: Path, on_step: Callable[[StageStep], None]) -> None:
+        self._path, self._on_step, self._began = path, on_step, time.monotonic()
+        self._before = float(json.loads(path.read_text())["seconds"]) if path.exists() else 0.0
+
+    def __call__(self, step: StageStep) -> None:
+        write_json(self._path, {"seconds": self.seconds()})
+        self._on_step(step)
+
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+
+def _write(path: Path, images: ImageSet, fingerprint: str, seconds: float) -> None:
+    about = {
+        "ids": images.ids,
+        "class names": images.class_names,
+        "fingerprint": fingerprint,
+        "seconds": round(seconds, 2),
+    }
+    arrays: dict[str, NDArray[Any]] = {
+        "images": images.images,
+        "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
+    }
+    if images.labels is not None:
+        arrays["labels"] = images.labels
+    partial = path.with_name(f".{path.name}.{time.monotonic_ns()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(path: Path, shared: bool) -> Kept:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(file["about"].tobytes())
+            labels = file.get("labels")
+            names = about["class names"]
+            images = ImageSet(file["images"], tuple(about["ids"]), labels, None if names is None else tuple(names))
+        return Kept(images, str(about["fingerprint"]), float(about["seconds"]), shared)
+    except FileNotFoundError as error:
+        raise EclipseError(f"{path} has vanished from the cache; run the same command again") from error
+    except Exception as error:  # a damaged archive raises one of many kinds
+        raise EclipseError(f"{path} cannot be read ({error}); delete it, and it is made anew") from error

@@ -1,0 +1,201 @@
+"""One cell of a grid: what decides it, and its result."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eclipse.bench.cache import Cache, Kept, key
+from eclipse.bench.grid import CLEAN, VERSION, Choice, Grid
+from eclipse.data.imageset import ImageSet
+from eclipse.defenses.defense import Defense
+from eclipse.device import describe_device
+from eclipse.evaluation import Trained, train_victim
+from eclipse.parameters import all_fields
+from eclipse.runs import date, versions
+from eclipse.stages import Stages, StageStep
+from eclipse.victim_runs import recipe_with
+from eclipse.victims.fit import Recipe
+
+Tell = Callable[[StageStep], None]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A grid with its sets in a cache: all that a process needs to run cells.
+
+    Attributes:
+        grid: whose cells.
+        sets: the fingerprint of each set that the grid names: ``train``, ``test``, ``trusted``, ``clean``.
+        cache: folder of what cells share.
+        device: where to compute.
+    """
+
+    grid: Grid
+    sets: Mapping[str, str]
+    cache: Path
+    device: str
+
+    @cached_property
+    def _kept(self) -> Cache:
+        return Cache(self.cache)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of the victims."""
+        return recipe_with(self.grid.victims.recipe, self.grid.victims.epochs)
+
+    def name(self, choice: Choice) -> str:
+        """The name of a cell: another one under other settings."""
+        decides = {
+            "protocol": self.grid.protocol,
+            "test": self.sets["test"],
+            "poisoned": self._poison(choice.attack),
+            "defense": self._defended(choice.defense),
+            "arch": choice.arch,
+            "recipe": asdict(self.recipe),
+            "seed": choice.seed,
+        }
+        return f"{choice}-{key(decides)[:8]}"
+
+    def run(self, choice: Choice, tell: Tell) -> dict[str, Any]:
+        """Make what is missing, train the victim, and return the result."""
+        defense, test = self.grid.defense(choice.defense), self._kept.load(self.sets["test"])
+        poisoned = self.poisoned(choice.attack, tell)
+        prepared = self._prepared(choice.defense, poisoned, tell)
+        trained = train_victim(
+            prepared.images,
+            test,
+            defense,
+            choice.arch,
+            self.recipe,
+            seed=choice.seed,
+            device=self.device,
+            stages=Stages(None, tell),
+        )
+        return {
+            "version": VERSION,
+            "cell": self.name(choice),
+            "grid": self.grid.name,
+            "protocol": self.grid.protocol,
+            "data": self._about_data(poisoned.images, test),
+            "attack": {**self._about_attack(choice.attack), "fingerprint": poisoned.fingerprint},
+            "defense": self._about_defense(choice.defense, defense),
+            "victim": {"arch": choice.arch, "parameters": trained.parameters},
+            "recipe": {"name": self.grid.victims.recipe, **asdict(self.recipe)},
+            "seed": choice.seed,
+            "accuracy": trained.accuracy,
+            "epochs": list(trained.epochs),
+            "seconds": _seconds(poisoned, prepared, trained),
+            "device": describe_device(self.device),
+            "versions": versions(),
+            "finished": date(time.time()),
+        }
+
+    def poisoned(self, name: str, tell: Tell) -> Kept:
+        """The training set under an attack."""
+        attack, fingerprint = self.grid.attack(name), self.sets["train"]
+        if attack is None:
+            return Kept(self._kept.load(fingerprint), fingerprint, 0.0, True)
+
+        def make(stages: Stages) -> ImageSet:
+            clean = self._kept.load(fingerprint)
+            return attack.poison(clean, seed=self.grid.attacks.seed, device=self.device, crafting=stages)
+
+        return self._kept.made("poisoned", self._poison(name), make, tell)
+
+    def _prepared(self, name: str, poisoned: Kept, tell: Tell) -> Kept:
+        """The set that a defense trains on."""
+        defense, seed = self.grid.defense(name), self.grid.defenses.seed
+        if defense.preparation() is None:
+            return poisoned
+
+        def make(stages: Stages) -> ImageSet:
+            trusted = self._trusted(defense)
+            images = None if trusted is None else self._kept.load(trusted)
+            return defense.prepare(poisoned.images, images, seed=seed, device=self.device, stages=stages)
+
+        decides = {**self._defended(name), "fields": defense.preparation(), "data": poisoned.fingerprint}
+        return self._kept.made("prepared", decides, make, tell)
+
+    def _trusted(self, defense: Defense) -> str | None:
+        """The fingerprint of the clean images that a defense gets."""
+        needed = defense.needs()
+        if needed == "nothing":
+            return None
+        return self.sets.get("clean", self.sets["trusted"]) if needed == "a clean set" else self.sets["trusted"]
+
+    def _poison(self, name: str) -> dict[str, Any]:
+        """What decides a poisoned set."""
+        attack = self.grid.attack(name)
+        fields = None if attack is None else {"name": name, "seed": self.grid.attacks.seed, **all_fields(attack)}
+        return {"train": self.sets["train"], "attack": fields, "device": self._kind}
+
+    def _defended(self, name: str) -> dict[str, Any]:
+        """What decides a defense."""
+        defense = self.grid.defense(name)
+        return {
+            "defense": type(defense).__name__,
+            "fields": all_fields(defense),
+            "seed": self.grid.defenses.seed,
+            "trusted": self._trusted(defense),
+            "device": self._kind,
+        }
+
+    @property
+    def _kind(self) -> str:
+        return torch.device(self.device).type
+
+    def _about_data(self, train: ImageSet, test: ImageSet) -> dict[str, Any]:
+        return {
+            **asdict(self.grid.data),
+            "train images": len(train),
+            "test images": len(test),
+            "trusted images": None if "trusted" not in self.sets else len(self._kept.load(self.sets["trusted"])),
+            "image": list(train.images.shape[1:]),
+            "classes": train.num_classes,
+            "fingerprints": dict(self.sets),
+        }
+
+    def _about_attack(self, name: str) -> dict[str, Any]:
+        attack = self.grid.attack(name)
+        if attack is None:
+            return {"name": CLEAN}
+        return {
+            "name": name,
+            "scale": self.grid.attacks.scale,
+            "seed": self.grid.attacks.seed,
+            "norm": attack.norm,
+            "radius": attack.radius if math.isfinite(attack.radius) else None,
+            "fields": all_fields(attack),
+        }
+
+    def _about_defense(self, name: str, defense: Defense) -> dict[str, Any]:
+        return {
+            "name": name,
+            "title": defense.title,
+            "scale": self.grid.defenses.scale,
+            "seed": self.grid.defenses.seed,
+            "fields": all_fields(defense),
+            "trusted": defense.needs(),
+            "acts": defense.acts,
+            "ignores data": defense.ignores_data,
+            "cost": defense.cost(),
+        }
+
+
+def _seconds(poisoned: Kept, prepared: Kept, trained: Trained) -> dict[str, Any]:
+    """How long each part took; what was shared took its time in another cell."""
+    own = prepared is not poisoned
+    return {
+        "poison": poisoned.seconds,
+        "poison shared": poisoned.shared,
+        "prepare": prepared.seconds if own else 0.0,
+        "prepare shared": prepared.shared if own else False,
+        "train": round(trained.seconds, 2),
+    }

@@ -1,0 +1,277 @@
+"""A grid as a TOML file: which data, attacks, defenses, victims and seeds; its cells."""
+
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from eclipse.attacks import ATTACKS
+from eclipse.attacks.attack import Attack
+from eclipse.attacks.parameters import attack_with
+from eclipse.defenses import DEFENSES, SCALES
+from eclipse.defenses.defense import Defense
+from eclipse.defenses.parameters import defense_with
+from eclipse.errors import EclipseError, unknown
+from eclipse.victims.classifier import CLASSIFIERS
+from eclipse.victims.fit import RECIPES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+VERSION = 1
+CLEAN = "clean"  # what stands for an attack where the data are left as they are
+PROTOCOLS = ("held-out", "paper-overlap")
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The sets of a grid, each in any form that ``eclipse purify`` takes.
+
+    Attributes:
+        name: of the data, for tables.
+        train: labelled images, to be poisoned.
+        test: labelled clean images.
+        trusted: clean images for the defenses that need a few; labelled for some.
+        clean: a large clean set for the defenses that need one; ``trusted`` where it is missing.
+    """
+
+    name: str
+    train: str
+    test: str
+    trusted: str | None = None
+    clean: str | None = None
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Attacks or defenses.
+
+    Attributes:
+        names: in the order of the tables.
+        scale: ``paper`` or ``small``.
+        seed: decides the poisons, or the prepared sets; each is made once.
+        set: from a name to other values of its parameters, such as ``["eps=4"]``.
+    """
+
+    names: tuple[str, ...]
+    scale: str = "paper"
+    seed: int = 0
+    set: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Victims:
+    """The networks that are trained.
+
+    Attributes:
+        archs: names of classifiers.
+        recipe: of their training.
+        epochs: other than the recipe's.
+        seeds: one victim each.
+        seeds_of: from a defense to its own seeds.
+    """
+
+    archs: tuple[str, ...]
+    recipe: str = "fast"
+    epochs: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    seeds_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One cell of a grid by its names."""
+
+    attack: str
+    defense: str
+    arch: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.attack}-{self.defense}-{self.arch}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid that was checked.
+
+    Attributes:
+        name: of the grid.
+        protocol: ``held-out``, or ``paper-overlap`` where test images may be among the trusted ones, as in the paper.
+        path: of its file.
+    """
+
+    name: str
+    protocol: str
+    data: Data
+    attacks: Methods
+    defenses: Methods
+    victims: Victims
+    path: Path
+
+    def cells(self) -> list[Choice]:
+        """All cells: those of the first seed first, and of each seed one defense after the other."""
+        seeds = sorted({seed for name in self.defenses.names for seed in self.seeds(name)})
+        return [
+            Choice(attack, defense, arch, seed)
+            for seed in seeds
+            for arch in self.victims.archs
+            for defense in self.defenses.names
+            if seed in self.seeds(defense)
+            for attack in self.attacks.names
+            if attack == CLEAN or not self.defense(defense).ignores_data
+        ]
+
+    def seeds(self, defense: str) -> tuple[int, ...]:
+        """The seeds of the victims under a defense."""
+        return self.victims.seeds_of.get(defense, self.victims.seeds)
+
+    def attack(self, name: str) -> Attack | None:
+        """An attack by its name; None for the clean data."""
+        if name == CLEAN:
+            return None
+        return attack_with(name, self.attacks.scale, self.attacks.set.get(name, ()))
+
+    def defense(self, name: str) -> Defense:
+        """A defense by its name."""
+        return defense_with(name, self.defenses.scale, self.defenses.set.get(name, ()))
+
+
+def read_grid(path: Path) -> Grid:
+    """Read and check a grid.
+
+    Raises:
+        EclipseError: names the line, the word and what was expected.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise EclipseError(f"no such grid {str(path)!r}; expected a TOML file such as benchmarks/cpu.toml") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise EclipseError(f"{path} is no TOML file ({error}); see benchmarks/cpu.toml for one") from error
+    return _Reader(path, text).grid(content)
+
+
+class _Reader:
+    """Turns the content of a file into a grid; knows in which line a word stands."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path, self._lines = path, text.splitlines()
+
+    def grid(self, content: Mapping[str, Any]) -> Grid:
+        known = ("version", "name", "protocol", "data", "attacks", "defenses", "victims")
+        for word in content:
+            self._check("part of a grid", word, known)
+        if content.get("version") != VERSION:
+            raise self._error(f"version = {content.get('version')!r}; this eclipse reads version {VERSION}", "version")
+        missing = [word for word in ("name", "data", "attacks", "defenses", "victims") if word not in content]
+        if missing:
+            raise EclipseError(f"{self._path} has no {missing[0]!r}; expected {', '.join(known)}")
+        protocol = content.get("protocol", PROTOCOLS[0])
+        self._check("protocol", protocol, PROTOCOLS)
+        if not isinstance(content["name"], str) or not content["name"]:
+            raise self._error(f"name = {content['name']!r}; expected a word", "name")
+        grid = Grid(
+            content["name"],
+            protocol,
+            self._section("data", Data, content["data"]),
+            self._section("attacks", Methods, content["attacks"]),
+            self._section("defenses", Methods, content["defenses"]),
+            self._section("victims", Victims, content["victims"]),
+            self._path,
+        )
+        self._check_names(grid)
+        self._check_parameters(grid)
+        self._check_trusted(grid)
+        return grid
+
+    def _section(self, name: str, kind: type[Section], values: Any) -> Section:
+        if not isinstance(values, dict):
+            raise self._error(f"{name} = {values!r}; expected a section [{name}]", name)
+        hints = get_type_hints(kind)
+        for word, value in values.items():
+            self._check(f"word in [{name}]", word, hints)
+            values[word] = self._value(word, value, str(hints[word]))
+        required = [f.name for f in fields(kind) if f.name in ("name", "train", "test", "names", "archs")]  # type: ignore[arg-type]
+        missing = [word for word in required if word not in values]
+        if missing:
+            raise EclipseError(f"[{name}] of {self._path} has no {missing[0]!r}; expected {', '.join(hints)}")
+        return kind(**values)
+
+    def _value(self, word: str, value: Any, hint: str) -> Any:
+        """A value of the right type, lists as tuples."""
+        if "Mapping" in hint:
+            inner = "tuple[int" if "int" in hint else "tuple[str"
+            if isinstance(value, dict):
+                return {name: self._value(name, part, inner) for name, part in value.items()}
+        elif "tuple" in hint:
+            kind: type = int if "int" in hint else str
+            if isinstance(value, list) and value and all(type(part) is kind for part in value):
+                return tuple(value)
+        elif type(value) is (int if "int" in hint else str):
+            return value
+        expected = {"tuple[int": "a list of whole numbers", "tuple[str": "a list of words"}.get(
+            hint.partition(",")[0],
+            "a table of lists" if "Mapping" in hint else "a number" if "int" in hint else "a word",
+        )
+        raise self._error(f"{word} = {value!r}; expected {expected}", word)
+
+    def _check_names(self, grid: Grid) -> None:
+        for kind, names, known in (
+            ("attack", grid.attacks.names, (CLEAN, *ATTACKS)),
+            ("defense", grid.defenses.names, tuple(DEFENSES)),
+            ("classifier", grid.victims.archs, tuple(CLASSIFIERS)),
+            ("recipe", (grid.victims.recipe,), tuple(RECIPES)),
+            ("scale", (grid.attacks.scale, grid.defenses.scale), SCALES),
+            ("attack of this grid", tuple(grid.attacks.set), grid.attacks.names),
+            ("defense of this grid", (*grid.defenses.set, *grid.victims.seeds_of), grid.defenses.names),
+        ):
+            for name in names:
+                self._check(kind, name, known)
+            twice = [name for name in names if kind in ("attack", "defense", "classifier") and names.count(name) > 1]
+            if twice:
+                raise self._error(f"{kind} {twice[0]!r} is named twice; name it once", twice[0])
+        if grid.victims.epochs is not None and grid.victims.epochs < 1:
+            raise self._error(f"epochs = {grid.victims.epochs}; expected at least 1", "epochs")
+
+    def _check_parameters(self, grid: Grid) -> None:
+        """Build everything once, which refuses parameters and values that cannot be."""
+        for build, methods in ((grid.attack, grid.attacks), (grid.defense, grid.defenses)):
+            for name in methods.names:
+                try:
+                    build(name)
+                except EclipseError as error:
+                    raise self._error(str(error), methods.set.get(name, (name,))[0]) from error
+
+    def _check_trusted(self, grid: Grid) -> None:
+        for name in grid.defenses.names:
+            needed = grid.defense(name).needs()
+            if needed != "nothing" and grid.data.trusted is None:
+                raise self._error(f"defense {name!r} needs {needed}, and [data] has no 'trusted'; name a set", name)
+
+    def _check(self, kind: str, name: str, known: Collection[str]) -> None:
+        if name not in known:
+            raise self._error(str(unknown(kind, name, known)), name)
+
+    def _error(self, message: str, word: str) -> EclipseError:
+        """The error with the line where a word first stands."""
+        return EclipseError(f"{self._path}{self._line(word)}: {message}")
+
+    def _line(self, word: str) -> str:
+        return next(self._lines_with(word), "")
+
+    def _lines_with(self, word: str) -> Iterator[str]:
+        for number, line in enumerate(self._lines, 1):
+            bare = line.partition("#")[0]
+            if (
+                f'"{word}"' in bare
+                or f"'{word}'" in bare
+                or bare.strip().startswith((f"{word} ", f"{word}=", f"[{word}"))
+            ):
+                yield f", line {number}"

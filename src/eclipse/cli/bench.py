@@ -1,0 +1,101 @@
+"""``eclipse bench``."""
+
+import itertools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from eclipse.bench.cells import Bench
+    from eclipse.bench.cost import Expected
+
+HELP = """Run a grid of attacks, defenses, victims and seeds, cell by cell; only what is missing.
+
+    eclipse bench GRID.toml --data DATA --out RESULTS
+    eclipse report RESULTS
+
+GRID.toml names data, attacks, defenses, victims and seeds: see benchmarks/cpu.toml. Its data sets are looked for in
+DATA. RESULTS gets one JSON file a cell. Stop it at any time (Ctrl-C): the same command goes on. Finished cells are
+skipped, and one that breaks is reported and does not stop the rest. A cell under other settings is another cell.
+
+--cell picks cells: em (an attack), em/eclipse, em/eclipse/small/0, \\*/eclipse (a defense under all attacks), or the
+whole name of a cell.
+"""
+
+
+def bench(
+    grid: Annotated[Path, typer.Argument(help="a TOML file", metavar="GRID")],
+    out: Annotated[Path, typer.Option(help="folder of the results; may hold some of this grid")],
+    data: Annotated[Path, typer.Option(help="folder that the paths of the grid are relative to")] = Path("."),
+    cell: Annotated[list[str] | None, typer.Option(help="only these cells; repeatable", metavar="NAME")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="cells at a time; each gets its share of the cores")] = 1,
+    cache: Annotated[
+        Path | None, typer.Option(help="folder of poisons, denoisers and prepared sets", show_default="OUT/.cache")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the missing cells and their cost, then stop")
+    ] = False,
+) -> None:
+    """Run a grid."""
+    from eclipse.bench import runner
+    from eclipse.bench.cache import Cache
+    from eclipse.bench.cells import Bench
+    from eclipse.bench.cost import expected
+    from eclipse.bench.grid import read_grid
+    from eclipse.bench.sets import load_sets
+    from eclipse.cli.show import Show, facts
+    from eclipse.device import describe_device, resolve_device
+
+    read, results, where = read_grid(grid), runner.Results(out), resolve_device(device)
+    sets = load_sets(read, data)
+    named = {name: images for name, images in vars(sets).items() if images is not None}
+    whole = Bench(read, {name: images.fingerprint() for name, images in named.items()}, cache or out / ".cache", where)
+    results.check(whole)
+    cells = runner.chosen(whole, cell or ())
+    missing = [choice for choice in cells if not results.finished(whole.name(choice)).exists()]
+    about = {
+        "grid": f"{read.name}, {len(read.cells())} cells, {len(missing)} of {len(cells)} to do",
+        "data": f"{read.data.name}: {len(sets.train):,} training images, {len(sets.test):,} test images",
+        "protocol": read.protocol,
+        "recipe": f"{read.victims.recipe}, {whole.recipe.epochs} epochs",
+        "device": describe_device(where),
+        "results": out,
+    }
+    facts("settings", about)
+    if dry_run:
+        _tell_cost(whole, expected(whole, missing, sets.train))
+        return
+    if not missing:
+        return
+    kept = Cache(whole.cache)
+    for images in named.values():
+        kept.keep(images)
+    del sets, named
+    ended = itertools.count(1)
+    with Show() as show:
+        broken = runner.run_cells(
+            whole,
+            results,
+            missing,
+            jobs,
+            lambda event: show.cell(event, 0 if event.what == "works" else next(ended), len(missing)),
+        )
+    print(f"{len(missing) - broken} of {len(missing)} cells done; eclipse report {out} shows them")
+    if broken:
+        print(
+            f"eclipse: {broken} cells broke, see {out / 'failed'}; the same command tries them again", file=sys.stderr
+        )
+        raise typer.Exit(1)
+
+
+def _tell_cost(bench: "Bench", cost: "Expected") -> None:
+    """Print the missing cells, each with its minutes, and the minutes of their poisons."""
+    from eclipse.cli.show import columns
+
+    columns(("cell", "minutes"), [(bench.name(cell), f"{minutes:.1f}") for cell, minutes in cost.cells.items()])
+    print("\npoisons, each crafted once unless it was before")
+    columns(("attack", "minutes"), [(name, f"{minutes:.1f}") for name, minutes in cost.poisons.items()])
+    print(f"\nabout {cost.minutes / 60:.1f} hours in one process, at a speed measured on two batches")

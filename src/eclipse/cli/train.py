@@ -1,0 +1,68 @@
+"""``eclipse train``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HELP = """Train a network on a labelled data set, with a defense or without, and measure it on clean images.
+
+    eclipse train DATASET --test TEST --out RUN
+    eclipse train POISONED --test TEST --defense eclipse --trusted CLEAN --out RUN
+
+RUN is a folder: result.json (accuracy after every epoch and all settings) and model.safetensors (the weights). The
+accuracy that counts is that of the last epoch. An interrupted training goes on after its last epoch when the same
+command is given again.
+
+`eclipse defenses` lists the defenses. Recipe paper is that of the ECLIPSE paper (80 epochs, constant learning rate),
+recipe fast the most accurate in little time.
+"""
+
+
+def train(
+    dataset: Annotated[str, typer.Argument(help="the labelled training set", metavar="DATASET")],
+    test: Annotated[str, typer.Option(help="labelled clean images to measure on")],
+    out: Annotated[Path, typer.Option(help="folder for the result; must not exist")],
+    arch: Annotated[
+        str, typer.Option(help="small, resnet18, resnet50, vgg16, vgg19 or densenet121; small is for processors")
+    ] = "resnet18",
+    recipe: Annotated[str, typer.Option(help="paper or fast")] = "fast",
+    epochs: Annotated[int | None, typer.Option(help="other than the recipe's")] = None,
+    defense: Annotated[str, typer.Option(help="a name from 'eclipse defenses'")] = "none",
+    scale: Annotated[str, typer.Option(help="paper or small: of the defense")] = "paper",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="another value for a parameter of the defense; repeatable", metavar="FIELD=VALUE"),
+    ] = None,
+    trusted: Annotated[str | None, typer.Option(help="clean images, for a defense that needs some")] = None,
+    seed: Annotated[int, typer.Option(help="decides weights, order and all that is drawn")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="compile the network first; pays on a GPU")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and print the settings, then stop")] = False,
+) -> None:
+    """Train a victim."""
+    options = {**locals(), "settings": tuple(settings or ())}
+    from eclipse import victim_runs
+    from eclipse.cli.show import Show, facts
+
+    plan = victim_runs.plan(
+        victim_runs.Request(**{name: options[name] for name in victim_runs.Request.__dataclass_fields__})
+    )
+    if plan.finished:
+        print(f"{out} is complete already, with the same settings")
+        return
+    facts("settings", plan.in_words())
+    if dry_run:
+        return
+    with Show() as show:
+        result = victim_runs.run(plan, on_step=show.stage)
+    last = result["epochs"][-1]
+    facts(
+        "done",
+        {
+            "accuracy": f"{last['accuracy']:.2%} on the test images after epoch {last['epoch']}, the last",
+            "on training images": f"{last['train_accuracy']:.2%}",
+            "seconds": ", ".join(f"{name} {value:.0f}" for name, value in result["seconds"].items()),
+            "result": out / victim_runs.RESULT,
+        },
+    )

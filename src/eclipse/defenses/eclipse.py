@@ -1,0 +1,149 @@
+"""ECLIPSE: sparse diffusion purification, grayscale and noise."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from eclipse.compensate import Compensate, check_parameters, once
+from eclipse.data.imageset import ImageSet
+from eclipse.defenses.defense import Defense, need
+from eclipse.defenses.dilution import Dilution
+from eclipse.defenses.purifying import TrainedPurification
+from eclipse.diffusion.presets import get_preset
+from eclipse.errors import EclipseError
+from eclipse.purification import purification
+from eclipse.stages import Stages
+
+_PARTS = ("A", "B", "C", "AB", "AC", "BC", "ABC")
+
+
+@dataclass(frozen=True)
+class ECLIPSE(Defense):
+    """ECLIPSE (Wang et al., "Expunging Clean-label Indiscriminate Poisons via Sparse Diffusion Purification", 2024).
+
+    ESORICS 2024, Algorithm 1. Part A noises the images to a level where poison and image are hard to tell apart, and
+    denoises them with a network that was trained on a few trusted images; part B turns images gray, part C adds noise.
+
+    Left out of the authors' code on purpose: it trains the denoiser on test images; it truncates to 8 bits, which
+    darkens by half a level each time; its purified images are in another order; each training step runs the victim
+    twice, which updates the statistics of BatchNorm twice.
+
+    Attributes:
+        preset: ``paper`` for every number as published, ``fast`` for a network that is trained in minutes; None in any
+            of the numbers below stands for the preset's.
+        parts: which of the parts A, B and C act.
+        sigma: noise level of part A, as a standard deviation on the [0, 1] scale.
+        steps: network evaluations an image.
+        sampler: a name in ``samplers.SAMPLERS``.
+        p: probability of grayscale, part B.
+        noise: standard deviation of the noise of part C, on the [0, 1] scale.
+        q: probability of that noise.
+        iterations: training steps of the denoiser.
+        compensation: ``online`` draws parts B and C anew for every batch, as the authors' code does; ``once`` writes
+            them into the data, as Algorithm 1 words it.
+    """
+
+    title: ClassVar[str] = "diffusion purification, grayscale, noise"
+    acts: ClassVar[str] = "data, batches"
+    trusted: ClassVar[str] = "images"
+    preset: str = "fast"
+    parts: str = "ABC"
+    sigma: float | None = None
+    steps: int | None = None
+    sampler: str | None = None
+    p: float | None = None
+    noise: float | None = None
+    q: float | None = None
+    iterations: int | None = None
+    compensation: str = "online"
+
+    def __post_init__(self) -> None:
+        if self.parts not in _PARTS:
+            raise EclipseError(f"parts {self.parts!r} of ECLIPSE; expected some of the letters A, B, C, such as 'ABC'")
+        if self.compensation not in ("online", "once"):
+            raise EclipseError(f"compensation {self.compensation!r} of ECLIPSE; expected online or once")
+        self._purification()
+        check_parameters(*self._corruption())
+
+    def needs(self) -> str:
+        """Trusted images for part A alone."""
+        return self.trusted if "A" in self.parts else "nothing"
+
+    def prepare(
+        self,
+        data: ImageSet,
+        trusted: ImageSet | None = None,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        stages: Stages | None = None,
+    ) -> ImageSet:
+        """Purify (part A), and write parts B and C into the data where they are to be drawn once."""
+        purified = self._purified(data, trusted, seed, device, stages or Stages())
+        if self.compensation == "online" or self.parts == "A":
+            return purified
+        p, sigma, q = self._corruption()
+        return once(purified, p=p, sigma=sigma, q=q, seed=seed)
+
+    def preparation(self) -> Mapping[str, Any] | None:
+        """The numbers of part A, and of the others where they are written into the data."""
+        written = self.compensation == "once" and self.parts != "A"
+        if not written and "A" not in self.parts:
+            return None
+        purifies = asdict(self._purification()) if "A" in self.parts else None
+        return {"defense": "ECLIPSE", "purification": purifies, "once": self._corruption() if written else None}
+
+    def augment(self, x: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Parts B and C of a batch, where they are to be drawn anew each time."""
+        if self.compensation == "once" or self.parts == "A":
+            return x, y
+        compensate = Compensate(*self._corruption())
+        return compensate(x), y
+
+    def cost(self) -> float:
+        """With the training of the denoiser, by operations, for a ResNet-18, 80 epochs and 50,000 32x32 images."""
+        return 1.0 + (self._purification().cost() if "A" in self.parts else 0.0)
+
+    def _purified(self, data: ImageSet, trusted: ImageSet | None, seed: int, device: str, stages: Stages) -> ImageSet:
+        if "A" not in self.parts:
+            return data
+        clean = need(trusted, "ECLIPSE", "a few images")
+        return self._purification().purify(data, clean, seed=seed, device=device, stages=stages)
+
+    def _purification(self) -> TrainedPurification:
+        how = purification(get_preset(self.preset), self.sigma, self.steps, self.sampler)
+        return TrainedPurification(self.preset, how, self.iterations)
+
+    def _corruption(self) -> tuple[float, float, float]:
+        """Probability of grayscale, noise and its probability, for ``Compensate``; 0 for what is switched off."""
+        given = {name: value for name in ("p", "noise", "q") if (value := getattr(self, name)) is not None}
+        chosen = replace(get_preset(self.preset), **given)
+        return chosen.p if "B" in self.parts else 0.0, chosen.noise if "C" in self.parts else 0.0, chosen.q
+
+
+@dataclass(frozen=True)
+class ECLIPSEWithTrusted(ECLIPSE):
+    """ECLIPSE, and the trusted images, which need labels here, are trained on, too.
+
+    Not in the paper: whoever holds labelled clean images can train on them (``dilution`` does only that), so that
+    ECLIPSE has to be worth more than they are.
+    """
+
+    title: ClassVar[str] = "ECLIPSE, and training on the trusted images"
+    trusted: ClassVar[str] = "labelled images"
+
+    def needs(self) -> str:
+        """Labelled images, whatever the parts."""
+        return self.trusted
+
+    def preparation(self) -> Mapping[str, Any] | None:
+        """What decides the images that the trusted ones are appended to."""
+        return {"defense": "ECLIPSEWithTrusted", "before": super().preparation()}
+
+    def _purified(self, data: ImageSet, trusted: ImageSet | None, seed: int, device: str, stages: Stages) -> ImageSet:
+        both = Dilution().prepare(data, trusted)  # first, since it refuses trusted images that do not fit the others
+        purified = super()._purified(data, trusted, seed, device, stages)
+        return both.with_images(np.concatenate([purified.images, both.images[len(data) :]]))

@@ -1,0 +1,216 @@
+"""``eclipse train``: prepare a data set with a defense, train a victim on it, and keep what came out in a folder."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from eclipse.data.imageset import ImageSet
+from eclipse.data.sources import load_imageset, open_source
+from eclipse.defenses.defense import Defense
+from eclipse.defenses.parameters import defense_with
+from eclipse.device import compute_dtype, describe_device, resolve_device
+from eclipse.errors import EclipseError, unknown
+from eclipse.evaluation import Trained, check_sets, new_victim, train_victim
+from eclipse.parameters import all_fields
+from eclipse.runs import check_made, check_name, check_same_settings, flat, locked, recorded, run_json, write_json, write_whole
+from eclipse.stages import Stages, StageStep
+from eclipse.victims.fit import RECIPES, Recipe
+
+RESULT, WEIGHTS = "result.json", "model.safetensors"
+_WORDS = ("dataset", "test set", "trusted set", "device name")  # other words for the same thing, or another machine
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for; see ``eclipse train --help``."""
+
+    dataset: str
+    test: str
+    out: Path
+    arch: str = "resnet18"
+    recipe: str = "fast"
+    epochs: int | None = None
+    defense: str = "none"
+    scale: str = "paper"
+    settings: tuple[str, ...] = ()
+    trusted: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that was checked; ``finished`` where its output is there already."""
+
+    request: Request
+    data: ImageSet
+    test: ImageSet
+    trusted: ImageSet | None
+    defense: Defense
+    recipe: Recipe
+    device: str
+    finished: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result, for the manifest."""
+        asked = self.request
+        return {
+            "dataset": asked.dataset,
+            "test set": asked.test,
+            "trusted set": asked.trusted,
+            "arch": asked.arch,
+            "recipe": {"name": asked.recipe, **asdict(self.recipe)},
+            "defense": {"name": asked.defense, "scale": asked.scale, **all_fields(self.defense)},
+            "seed": asked.seed,
+            "compiled": asked.compiled,
+            "device": {"type": self.device.partition(":")[0], "name": describe_device(self.device)},
+        }
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of the sets."""
+        sets = {"training set": self.data, "test set": self.test, "trusted set": self.trusted}
+        return {f"{name} fingerprint": images.fingerprint() for name, images in sets.items() if images is not None}
+
+    def in_words(self) -> dict[str, Any]:
+        """What to tell the user before work starts."""
+        asked, (_, why) = self.request, compute_dtype(self.device)
+        return {
+            "training set": f"{asked.dataset}, {len(self.data):,} images",
+            "test set": f"{asked.test}, {len(self.test):,} images",
+            "defense": f"{asked.defense} ({self.defense.title}), about {self.defense.cost():.3g} times the work",
+            "victim": f"{asked.arch}, {self.data.num_classes} classes",
+            "recipe": f"{asked.recipe}: {self.recipe.epochs} epochs, batch {self.recipe.batch}, lr {self.recipe.lr:g}",
+            "device": f"{describe_device(self.device)} ({why})",
+            "output": asked.out,
+        }
+
+
+def state_folder(out: Path) -> Path:
+    """Where an unfinished training keeps its state: hidden, beside the output."""
+    return out.with_name(f".{out.name}.training")
+
+
+def plan(request: Request) -> Plan:
+    """Resolve and check a request, before anything is written.
+
+    Raises:
+        EclipseError: a request that cannot be carried out.
+    """
+    check_name(request.out)
+    device = resolve_device(request.device)
+    defense = defense_with(request.defense, request.scale, request.settings)
+    recipe = recipe_with(request.recipe, request.epochs)
+    if request.trusted is None and defense.needs() != "nothing":
+        raise EclipseError(
+            f"the defense {request.defense} needs {defense.needs()}: name a clean data set with --trusted"
+        )
+    if request.trusted is not None and defense.needs() == "nothing":
+        raise EclipseError(f"the defense {request.defense} needs no trusted images; leave --trusted out")
+    data, test = (load_imageset(open_source(spec), "training a victim") for spec in (request.dataset, request.test))
+    trusted = None if request.trusted is None else load_imageset(open_source(request.trusted), "a defense")
+    made = Plan(request, data, test, trusted, defense, recipe, device)
+    new_victim(request.arch, data, check_sets(data, test), defense, request.seed, "cpu")  # refuses what does not fit
+    if not request.out.parent.is_dir():
+        raise EclipseError(f"no such folder {request.out.parent}; expected an existing one to write the output into")
+    if request.out.exists() and not run_json(request.out).exists():
+        raise EclipseError(f"{request.out} exists; choose another output")
+    _check_resumable(made)
+    return replace(made, finished=_finished(made)) if request.out.exists() else made
+
+
+def recipe_with(name: str, epochs: int | None) -> Recipe:
+    """A recipe by its name in ``RECIPES``, with another number of epochs if wanted."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    if epochs is not None and epochs < 1:
+        raise EclipseError(f"{epochs} epochs; expected at least 1")
+    return RECIPES[name] if epochs is None else replace(RECIPES[name], epochs=epochs)
+
+
+def _finished(made: Plan) -> bool:
+    known = made.fingerprints()
+
+    def recorded_ones(manifest: dict[str, Any]) -> Mapping[str, Any]:
+        return {name: manifest[name] for name in known}
+
+    return check_made(made.request.out, made.settings(), _WORDS, recorded_ones, known)
+
+
+def _state(made: Plan) -> dict[str, Any]:
+    settings = {name: value for name, value in flat(made.settings()).items() if name not in _WORDS}
+    return dict(json.loads(json.dumps({**settings, **made.fingerprints()}, default=str)))
+
+
+def _check_resumable(made: Plan) -> None:
+    """Refuse settings other than those of the unfinished training of the same output, if there is one."""
+    path = state_folder(made.request.out) / "settings.json"
+    if path.exists():
+        check_same_settings(json.loads(path.read_text()), _state(made), path.parent)
+
+
+def run(made: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None) -> dict[str, Any]:
+    """Carry a plan out and return the result, as it stands in ``OUT/result.json``.
+
+    An interrupted run goes on after its last epoch when it is carried out again, and ends with the same result.
+    """
+    asked, folder = made.request, state_folder(made.request.out)
+    with locked(folder, asked.out):
+        _check_resumable(made)
+        write_json(folder / "settings.json", _state(made))
+        with recorded(asked.out, made.settings(), **made.fingerprints()) as found:
+            began = time.monotonic()
+            preparing = Stages(folder / "prepare", on_step)
+            how = {"seed": asked.seed, "device": made.device}
+            data = made.defense.prepare(made.data, made.trusted, stages=preparing, **how)  # type: ignore[arg-type]
+            prepared_s = time.monotonic() - began
+            trained = train_victim(
+                data,
+                made.test,
+                made.defense,
+                asked.arch,
+                made.recipe,
+                seed=asked.seed,
+                device=made.device,
+                stages=Stages(folder, on_step),
+                compiled=asked.compiled,
+            )
+            seconds = {"prepare": round(prepared_s, 2), "train": round(trained.seconds, 2)}
+            result = _result(made, data, trained, seconds)
+            _write(asked.out, folder, trained, result)
+            found |= {"accuracy": trained.accuracy, "seconds": seconds, "counts": result["counts"]}
+        shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def _result(made: Plan, data: ImageSet, trained: Trained, seconds: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        **made.settings(),
+        **made.fingerprints(),
+        "prepared fingerprint": data.fingerprint(),
+        "counts": {"training images": len(made.data), "prepared images": len(data), "test images": len(made.test)},
+        "image": list(made.data.images.shape[1:]),
+        "classes": made.data.num_classes,
+        "parameters": trained.parameters,
+        "accuracy": trained.accuracy,
+        "epochs": list(trained.epochs),
+        "seconds": dict(seconds),
+    }
+
+
+def _write(out: Path, folder: Path, trained: Trained, result: Mapping[str, Any]) -> None:
+    """Write the output under a hidden name and give it its name at once."""
+    from safetensors.torch import save
+
+    made = folder / "output"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    tensors = {name: value.detach().cpu().contiguous() for name, value in trained.network.state_dict().items()}
+    write_whole(made / WEIGHTS, save(tensors))
+    write_json(made / RESULT, result)
+    os.replace(made, out)

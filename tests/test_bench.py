@@ -1,0 +1,412 @@
+"""A grid: what is read is checked, cells are run once, and nothing is lost when a run is stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import Command, refusal
+from tiny import one_sentence, some_images
+
+from eclipse.bench.cache import Cache, key
+from eclipse.bench.cells import Bench
+from eclipse.bench.grid import Choice, Grid, read_grid
+from eclipse.bench.runner import CellStep, Results, chosen, run_cells
+from eclipse.bench.sets import load_sets
+from eclipse.data.imageset import ImageSet
+from eclipse.errors import EclipseError
+from eclipse.stages import Stages, StageStep
+
+COMMAND = str(Path(sys.executable).with_name("eclipse"))
+OVERLAP = ('name = "tiny"', 'name = "tiny"\nprotocol = "paper-overlap"')
+GRID = """version = 1
+name = "tiny"
+
+[data]
+name = "noise"
+train = "train.npz"
+test = "test.npz"
+trusted = "trusted.npz"
+
+[attacks]
+names = ["clean", "ops", "em"]
+scale = "small"
+[attacks.set]
+em = ["max_rounds=1", "batch=16"]
+
+[defenses]
+names = ["none", "iss-g", "mixup", "trusted-only"]
+scale = "small"
+
+[victims]
+archs = ["small"]
+epochs = 1
+seeds_of.none = [0, 1]
+"""
+
+
+def save(path: Path, count: int, side: int = 16, seed: int = 0, classes: int = 2) -> None:
+    np.savez(path, images=some_images(count, side, side, seed).transpose(0, 2, 3, 1), labels=np.arange(count) % classes)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for seed, (name, count) in enumerate({"train": 40, "test": 12, "trusted": 50}.items()):
+        save(tmp_path / f"{name}.npz", count, seed=seed)
+    (tmp_path / "grid.toml").write_text(GRID)
+    return tmp_path
+
+
+def grid_of(data: Path, *changes: tuple[str, str]) -> Grid:
+    text = GRID
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    (data / "grid.toml").write_text(text)
+    return read_grid(data / "grid.toml")
+
+
+def bench_of(data: Path, grid: Grid | None = None) -> Bench:
+    grid, cache = grid or grid_of(data), Cache(data / "cache")
+    sets = {name: cache.keep(images) for name, images in vars(load_sets(grid, data)).items() if images is not None}
+    return Bench(grid, sets, data / "cache", "cpu")
+
+
+def quiet(step: object) -> None:
+    pass
+
+
+# What is read
+
+
+def test_the_cells_are_those_of_the_grid_one_seed_after_the_other(data: Path) -> None:
+    cells = list(map(str, grid_of(data).cells()))
+    first = [
+        f"{attack}-{defense}-small-0" for defense in ("none", "iss-g", "mixup") for attack in ("clean", "ops", "em")
+    ]
+    assert cells == [
+        *first,
+        "clean-trusted-only-small-0",
+        *(f"{attack}-none-small-1" for attack in ("clean", "ops", "em")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"ops", "em"]', '"ops", "emm"]', "line 11: unknown attack 'emm'; did you mean 'em'?"),
+        ('"mixup", "tr', '"mixupp", "tr', "line 17: unknown defense 'mixupp'; did you mean 'mixup'?"),
+        ('archs = ["small"]', 'archs = ["smal"]', "line 21: unknown classifier 'smal'; did you mean 'small'?"),
+        ("epochs = 1", 'recipe = "fats"', "line 22: unknown recipe 'fats'; did you mean 'fast'?"),
+        ("epochs = 1", "epochs = 0", "line 22: epochs = 0; expected at least 1"),
+        ("epochs = 1", 'epochs = "1"', "line 22: epochs = '1'; expected a number"),
+        ("epochs = 1", "epoch = 1", "line 22: unknown word in \\[victims\\] 'epoch'; did you mean 'epochs'?"),
+        ("[0, 1]", '["0"]', "expected a list of whole numbers"),
+        ('["clean", "ops", "em"]', '"em"', "line 11: names = 'em'; expected a list of words"),
+        ("max_rounds=1", "max_round=1", "line 14: unknown parameter of em 'max_round'; did you mean 'max_rounds'?"),
+        ('"ops", "em"]', '"ops", "ops"]', "line 11: attack 'ops' is named twice"),
+        ("seeds_of.none", "seeds_of.aa", "unknown defense of this grid 'aa'"),
+        ('scale = "small"\n[a', 'scale = "smal"\n[a', "line 12: unknown scale 'smal'; did you mean 'small'?"),
+        ("version = 1", "version = 2", "line 1: version = 2; this eclipse reads version 1"),
+        ('name = "tiny"', 'nam = "tiny"', "line 2: unknown part of a grid 'nam'; did you mean 'name'?"),
+        ('name = "tiny"', 'name = ""', "line 2: name = ''; expected a word"),
+        ('name = "tiny"', "name = ", "grid.toml is no TOML file"),
+        (
+            'trusted = "trusted.npz"\n',
+            "",
+            "line 16: defense 'trusted-only' needs labelled images, and \\[data\\] has no",
+        ),
+        ('train = "train.npz"\n', "", "has no 'train'"),
+        ('name = "tiny"', 'name = "tiny"\nprotocol = "paper"', "line 3: unknown protocol 'paper'"),
+    ],
+)
+def test_a_mistake_in_a_grid_is_named_with_its_line(data: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(EclipseError, match=said) as caught:
+        grid_of(data, (old, new))
+    one_sentence(str(caught.value).replace("grid.toml", ""))
+
+
+def test_no_such_grid_is_said(tmp_path: Path) -> None:
+    with pytest.raises(EclipseError, match=r"no such grid .*none.toml"):
+        read_grid(tmp_path / "none.toml")
+
+
+# The sets
+
+
+def test_test_images_among_the_trusted_ones_are_refused_but_for_the_papers_protocol(data: Path) -> None:
+    overlap = ('trusted = "trusted.npz"', 'trusted = "test.npz"')
+    with pytest.raises(EclipseError, match=r"12 rows of .*test.npz are in .*trusted"):
+        load_sets(grid_of(data, overlap), data)
+    papers = grid_of(data, overlap, OVERLAP)
+    assert len(load_sets(papers, data).test) == 12
+    with pytest.raises(EclipseError, match=r"12 rows of .* are in .*train"):
+        load_sets(
+            grid_of(data, ('"train.npz"', '"test.npz"'), OVERLAP),
+            data,
+        )
+
+
+def test_overlapping_slices_are_refused_by_their_rows(data: Path) -> None:
+    with pytest.raises(EclipseError, match=r"2 rows of .*trusted.npz\[40:\] are in .*trusted.npz\[:42\]"):
+        load_sets(
+            grid_of(data, ('"test.npz"', '"trusted.npz[40:]"'), ('"trusted.npz"\n\n', '"trusted.npz[:42]"\n\n')), data
+        )
+
+
+def test_a_copy_of_the_test_images_under_another_name_is_found_by_its_pixels(data: Path) -> None:
+    with np.load(data / "test.npz") as file:
+        np.savez(data / "copy.npz", images=file["images"][:5], labels=file["labels"][:5])
+    with pytest.raises(EclipseError, match=r"5 test images of .* are in .*copy.npz"):
+        load_sets(grid_of(data, ('trusted = "trusted.npz"', 'trusted = "copy.npz"')), data)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("test", {"side": 24}, "test images of 3x24x24 and training images of 3x16x16"),
+        ("trusted", {"side": 24}, "the trusted images of .* are of another size"),
+        ("test", {"classes": 5}, "test label 4; expected less than 2, the number of training classes"),
+        ("train", {"classes": 1}, "a single class"),
+    ],
+)
+def test_sets_that_do_not_fit_are_refused(data: Path, name: str, change: dict[str, int], said: str) -> None:
+    save(data / f"{name}.npz", 12, **change)
+    with pytest.raises(EclipseError, match=said):
+        load_sets(grid_of(data), data)
+
+
+# What is shared
+
+
+def test_what_is_made_is_made_once_and_read_back_as_it_was(tmp_path: Path) -> None:
+    images = ImageSet(some_images(3), ("a", "b/c", "ü"), np.array([0, 1, 0]), ("cat", "dog"))
+    made: list[Stages] = []
+
+    def make(stages: Stages) -> ImageSet:
+        made.append(stages)
+        stages.tell("half", 1, 2)
+        return images
+
+    told: list[StageStep] = []
+    cache = Cache(tmp_path / "cache")
+    first, again = (cache.made("poisoned", {"a": 1}, make, told.append) for _ in range(2))
+    assert len(made) == len(told) == 1 and not first.shared and again.shared
+    assert again.images.fingerprint() == again.fingerprint == images.fingerprint()
+    assert again.images.class_names == images.class_names
+    cache.made("poisoned", {"a": 2}, make, told.append)
+    assert len(made) == 2, "other settings, another set"
+    assert key({"a": 1, "b": 2}) == key({"b": 2, "a": 1})
+
+
+def test_a_making_that_was_killed_goes_on_and_its_seconds_add_up(tmp_path: Path) -> None:
+    cache, folders = Cache(tmp_path / "cache"), list[Path | None]()
+
+    def make(stages: Stages) -> ImageSet:
+        folders.append(stages.folder)
+        time.sleep(0.2)
+        stages.tell("half", 1, 2)
+        if len(folders) == 1:
+            raise KeyboardInterrupt
+        return ImageSet.from_arrays(some_images(2))
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.made("poisoned", {}, make, quiet)
+    kept = cache.made("poisoned", {}, make, quiet)
+    assert folders[0] == folders[1] and kept.seconds >= 0.4
+
+
+def test_a_damaged_set_in_the_cache_is_named_with_the_remedy(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    fingerprint = cache.keep(ImageSet.from_arrays(some_images(2)))
+    (path,) = (tmp_path / "cache" / "sets").iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(EclipseError, match=r"cannot be read .*; delete it, and it is made anew"):
+        cache.load(fingerprint)
+
+
+def test_cells_share_the_poison_and_the_prepared_set(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from eclipse.attacks.em import EM
+    from eclipse.defenses.iss import ISSG
+
+    calls: list[str] = []
+    for cls, name in ((EM, "poison"), (ISSG, "prepare")):
+        work: Callable[..., Any] = getattr(cls, name)
+        monkeypatch.setattr(
+            cls, name, lambda self, *a, work=work, name=name, **o: calls.append(name) or work(self, *a, **o)
+        )
+    bench = bench_of(data)
+    results = [
+        bench.run(Choice("em", defense, "small", seed), quiet) for defense in ("none", "iss-g") for seed in (0, 1)
+    ]
+    assert calls == ["poison", "prepare"]
+    assert [r["seconds"]["poison shared"] for r in results] == [False, True, True, True]
+    assert [r["seconds"]["prepare shared"] for r in results] == [False, False, False, True]
+    assert len({r["attack"]["fingerprint"] for r in results}) == 1
+
+
+# Cells
+
+
+def test_a_result_tells_its_conditions_and_is_the_same_again(data: Path) -> None:
+    bench, choice = bench_of(data), Choice("ops", "mixup", "small", 0)
+    result, again = (bench.run(choice, quiet) for _ in range(2))
+    assert result["accuracy"] == result["epochs"][-1]["accuracy"] == again["accuracy"]
+    assert result["epochs"][-1]["loss"] == again["epochs"][-1]["loss"]
+    assert result["recipe"]["epochs"] == 1 and result["data"]["train images"] == 40
+    assert result["attack"]["name"] == "ops" and result["attack"]["norm"] == "L0"
+    assert json.loads(json.dumps(result))["epochs"] == result["epochs"]
+    other = bench.run(Choice("ops", "mixup", "small", 1), quiet)
+    assert other["epochs"][-1]["loss"] != result["epochs"][-1]["loss"]
+
+
+def test_a_cell_under_other_settings_is_another_cell(data: Path) -> None:
+    choice = Choice("em", "mixup", "small", 0)
+    changes = [("epochs = 1", "epochs = 2"), ("max_rounds=1", "max_rounds=2"), ('"train.npz"', '"train.npz[:30]"')]
+    names = {bench_of(data, grid_of(data, *one)).name(choice) for one in ([], *([change] for change in changes))}
+    assert len(names) == 4
+    assert bench_of(data).name(choice) == bench_of(data).name(choice)
+    same = bench_of(data, grid_of(data, ('"ops", "em"]', '"em"]'), ("seeds_of.none = [0, 1]", "")))
+    assert same.name(choice) == bench_of(data).name(choice), "other cells of the grid play no part"
+
+
+def test_cells_are_picked_by_their_parts_or_their_name(data: Path) -> None:
+    bench = bench_of(data)
+
+    def picked(*words: str) -> list[str]:
+        return list(map(str, chosen(bench, words)))
+
+    assert picked() == list(map(str, bench.grid.cells()))
+    assert picked("em/none") == ["em-none-small-0", "em-none-small-1"]
+    assert picked("*/iss-g", "ops/none/small/1") == [
+        *(f"{a}-iss-g-small-0" for a in ("clean", "ops", "em")),
+        "ops-none-small-1",
+    ]
+    assert picked("clean-trusted-only-small-0") == ["clean-trusted-only-small-0"]
+    with pytest.raises(EclipseError, match=r"unknown cell 'em-none-smal-0'; did you mean 'em-none-small-0'"):
+        picked("em-none-smal-0")
+
+
+# Runs, in processes of their own
+
+
+def test_what_is_missing_is_run_and_a_broken_cell_does_not_stop_the_rest(data: Path, command: Command) -> None:
+    # 100 classes of AR exist nowhere: ar breaks on images that are too small for its window, the others go on
+    grid_of(data, ('"ops", "em"]', '"ops"]'), ('em = ["max_rounds=1", "batch=16"]\n', ""), ("[attacks.set]\n", ""))
+    out = data / "results"
+    options = ("bench", data / "grid.toml", "--data", data, "--out", out)
+    assert command(*options, "--cell", "*/none/small/0").code == 0
+    done = sorted((out / "cells").iterdir())
+    assert len(done) == 2
+    times = [path.stat().st_mtime_ns for path in done]
+    (trusted := data / "trusted.npz").unlink()
+    save(trusted, 50, seed=2, classes=7)
+    said = command(*options, "--cell", "clean/none", "--cell", "clean/trusted-only", "--jobs", "2")
+    assert said.code == 1 and "1 cells broke" in said.err, said
+    (broken,) = (out / "failed").iterdir()
+    reason = json.loads(broken.read_text())
+    assert "label 6" in reason["error"] and reason["command"].endswith("--cell clean-trusted-only-small-0")
+    assert len(list((out / "cells").iterdir())) == 3
+    assert [path.stat().st_mtime_ns for path in done] == times, "finished cells were left alone"
+    save(trusted, 50, seed=2)
+    assert command(*options, "--cell", "clean/trusted-only").code == 0
+    grid = json.loads((out / "grid.json").read_text())
+    assert {path.stem for path in (out / "cells").iterdir()} <= {cell["cell"] for cell in grid["cells"]}
+
+
+def test_a_process_that_is_killed_breaks_its_cell_only(data: Path) -> None:
+    bench, results = bench_of(data), Results(data / "results")
+    steps: list[CellStep] = []
+
+    def kill_the_first(step: CellStep) -> None:
+        if step.what == "works" and not any(s.what == "works" for s in steps):
+            for child in children():
+                os.kill(child, signal.SIGKILL)
+        steps.append(step)
+
+    cells = chosen(bench_of(data, grid_of(data, ("epochs = 1", "epochs = 30"))), ["clean/none"])
+    slow = replace(bench, grid=grid_of(data, ("epochs = 1", "epochs = 30")))
+    assert run_cells(slow, results, cells, 1, kill_the_first) == 1
+    assert [step.what for step in steps if step.what != "works"] == ["failed", "done"]
+    assert "signal 9" in next(step.reason for step in steps if step.what == "failed")
+
+
+def children() -> Iterator[int]:
+    """The processes of the workers: started by this one, and no helpers of multiprocessing."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parent = int((folder / "stat").read_text().rpartition(") ")[2].split()[1])
+                command = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if parent == os.getpid() and b"spawn_main" in command:
+                yield int(folder.name)
+
+
+def test_ctrl_c_and_kill_lose_no_finished_cell_and_the_same_command_goes_on(data: Path) -> None:
+    out = data / "results"
+    arguments = [COMMAND, "bench", "grid.toml", "--data", ".", "--out", str(out), "--cell", "*/none"]
+    for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        before = len(list((out / "cells").glob("*.json")))
+        process = subprocess.Popen(arguments, cwd=data, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        while process.poll() is None and len(list((out / "cells").glob("*.json"))) <= before:
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait() in (code, 0), process.stderr and process.stderr.read()
+    assert len(list((out / "cells").glob("*.json"))) >= 2
+    ended = subprocess.run(arguments, cwd=data, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert len(list((out / "cells").glob("*.json"))) == 6 and not list(out.glob("**/.*.partial"))
+
+
+# Refusals of the command
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--cell", "en"], "unknown cell 'en'"),
+        (["--device", "cuda:7"], "device 'cuda:7' is not here"),
+        (["--out", "{data}"], "holds no results of a grid; choose another --out"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_and_nothing_is_written(
+    data: Path, command: Command, options: list[str], said: str
+) -> None:
+    before = sorted(data.iterdir())
+    options = [option.format(data=data) for option in options]
+    assert said in refusal(command("bench", data / "grid.toml", "--data", data, "--out", data / "results", *options))
+    assert sorted(data.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"version": 0, "name": "tiny"}', "was made by a grid of version 0, this is 1"),
+        ('{"version": 1, "name": "other"}', "holds the grid 'other' and this is 'tiny'"),
+        ("[]", "cannot be read"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_the_results_of_another_grid_are_left_untouched(data: Path, command: Command, content: str, said: str) -> None:
+    (data / "results").mkdir()
+    (data / "results" / "grid.json").write_text(content)
+    assert said in refusal(command("bench", data / "grid.toml", "--data", data, "--out", data / "results"))
+    assert [path.name for path in (data / "results").iterdir()] == ["grid.json"]
+    assert (data / "results" / "grid.json").read_text() == content
+
+
+def test_a_dry_run_prints_cells_and_cost_and_writes_nothing(data: Path, command: Command) -> None:
+    before = sorted(data.iterdir())
+    said = command("bench", data / "grid.toml", "--data", data, "--out", data / "results", "--dry-run")
+    assert said.code == 0 and "em-mixup-small-0-" in said.out and "hours in one process" in said.out
+    assert sorted(data.iterdir()) == before
