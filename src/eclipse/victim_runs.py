@@ -17,7 +17,17 @@ from eclipse.device import compute_dtype, describe_device, resolve_device
 from eclipse.errors import EclipseError, unknown
 from eclipse.evaluation import Trained, check_sets, new_victim, train_victim
 from eclipse.parameters import all_fields
-from eclipse.runs import check_made, check_name, check_same_settings, flat, locked, recorded, run_json, write_json, write_whole
+from eclipse.runs import (
+    check_made,
+    check_name,
+    check_same_settings,
+    flat,
+    locked,
+    recorded,
+    run_json,
+    write_json,
+    write_whole,
+)
 from eclipse.stages import Stages, StageStep
 from eclipse.victims.fit import RECIPES, Recipe
 

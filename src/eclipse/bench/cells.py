@@ -156,7 +156,7 @@ class Bench:
             **asdict(self.grid.data),
             "train images": len(train),
             "test images": len(test),
-            "trusted images": None if "trusted" not in self.sets else len(self._kept.load(self.sets["trusted"])),
+            **({"trusted images": len(self._kept.load(self.sets["trusted"]))} if "trusted" in self.sets else {}),
             "image": list(train.images.shape[1:]),
             "classes": train.num_classes,
             "fingerprints": dict(self.sets),
