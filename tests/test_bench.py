@@ -1,5 +1,6 @@
 """A grid: what is read is checked, cells are run once, and nothing is lost when a run is stopped."""
 
+import importlib
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
 from eclipse.stages import Stages, StageStep
 
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 COMMAND = str(Path(sys.executable).with_name("eclipse"))
 OVERLAP = ('name = "tiny"', 'name = "tiny"\nprotocol = "paper-overlap"')
 GRID = """version = 1
@@ -410,3 +412,30 @@ def test_a_dry_run_prints_cells_and_cost_and_writes_nothing(data: Path, command:
     said = command("bench", data / "grid.toml", "--data", data, "--out", data / "results", "--dry-run")
     assert said.code == 0 and "em-mixup-small-0-" in said.out and "hours in one process" in said.out
     assert sorted(data.iterdir()) == before
+
+
+# The grids that come with the project
+
+
+@pytest.mark.parametrize("name", ["cpu", "paper", "smoke"])
+def test_the_grids_of_the_project_are_read(name: str) -> None:
+    grid = read_grid(BENCHMARKS / f"{name}.toml")
+    assert grid.name == name and grid.protocol == "held-out"
+    assert {cell.attack for cell in grid.cells()} == set(grid.attacks.names)
+
+
+@pytest.mark.slow
+def test_the_smoke_grid_goes_through_every_part(tmp_path: Path, command: Command) -> None:
+    sys.path.insert(0, str(BENCHMARKS))
+    embedded = importlib.import_module("embedded")
+    embedded.write(tmp_path / "data")
+    out = tmp_path / "results"
+    said = command("bench", BENCHMARKS / "smoke.toml", "--data", tmp_path / "data", "--out", out, "--jobs", "2")
+    assert said.code == 0, said.err
+    results = [json.loads(path.read_text()) for path in (out / "cells").iterdir()]
+    assert len(results) == 12 and {len(result["epochs"]) for result in results} == {3}
+    prepared = {result["defense"]["name"] for result in results if result["seconds"]["prepare"] > 0}
+    assert prepared == {"iss-j", "eclipse"}
+    assert command("report", out).code == 0
+    page = (out / "report.html").read_text()
+    assert "digits on photographs" in page and all(result["command"].split()[-1] in page for result in results)

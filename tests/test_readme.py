@@ -85,7 +85,7 @@ class Reader:
 def harmless(line: str) -> list[str]:
     """The arguments of a command; those that take long, or need 10,000 images, only check what they are given."""
     args = shlex.split(line)[1:]
-    if args[0] in ("demo", "doctor"):
+    if args[0] in ("demo", "doctor", "bench", "report"):
         return [*args, "--help"]
     return [*args, "--dry-run"] if "[" in line else args
 
@@ -102,7 +102,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     folder = tmp_path_factory.mktemp("reader")
-    for part, count in (("photos/cat", 5), ("photos/dog", 6), ("trusted", MIN_IMAGES)):
+    parts = {"photos/cat": 5, "photos/dog": 6, "held-out/cat": 4, "held-out/dog": 3, "trusted": MIN_IMAGES}
+    for part, count in parts.items():
         write_images(folder / part, count)
     (folder / "photos" / "notes.txt").write_text("from the web")
     write_table(folder / "train.parquet", 50_000)
@@ -116,7 +117,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 
 def test_every_command_of_the_readme_works(reader: Reader) -> None:
     told = {shlex.split(tried.line)[1] for tried in reader.tried}
-    assert told == {"purify", "denoiser", "demo", "doctor", "attacks", "poison", "verify"}
+    assert told == {path.stem for path in (ROOT / "src/eclipse/cli").glob("[!_]*.py")} - {"show"}
     for tried in reader.tried:
         assert tried.exit_code == 0, (tried.line, tried.output, tried.error)
 

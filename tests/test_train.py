@@ -221,6 +221,7 @@ def test_an_interrupted_command_goes_on_and_other_settings_are_refused(
         (["--arch", "resnet19"], "unknown classifier 'resnet19'; did you mean 'resnet18'?"),
         (["--recipe", "papr"], "unknown recipe 'papr'; did you mean 'paper'?"),
         (["--scale", "tiny", "--defense", "at"], "unknown scale 'tiny'"),
+        (["--compile", "--defense", "dp-sgd"], "changes the network, which then does not compile; leave --compile out"),
         (["--epochs", "0"], "0 epochs; expected at least 1"),
         (["--test", "{data}/none"], "no such path"),
         (["--device", "cuda:9"], "is not here"),

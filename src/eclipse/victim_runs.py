@@ -122,6 +122,10 @@ def plan(request: Request) -> Plan:
         )
     if request.trusted is not None and defense.needs() == "nothing":
         raise EclipseError(f"the defense {request.defense} needs no trusted images; leave --trusted out")
+    if request.compiled and type(defense).adapt is not Defense.adapt:
+        raise EclipseError(
+            f"the defense {request.defense} changes the network, which then does not compile; leave --compile out"
+        )
     data, test = (load_imageset(open_source(spec), "training a victim") for spec in (request.dataset, request.test))
     trusted = None if request.trusted is None else load_imageset(open_source(request.trusted), "a defense")
     made = Plan(request, data, test, trusted, defense, recipe, device)

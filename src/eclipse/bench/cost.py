@@ -1,11 +1,14 @@
-"""What the missing cells of a grid will take, at a speed that is measured."""
+"""What the missing cells of a grid will take: as finished ones took, or at a speed that is measured."""
 
+import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eclipse.attacks.cost import expected_cost, passes_per_s
 from eclipse.bench.cells import Bench
 from eclipse.bench.grid import Choice
+from eclipse.bench.runner import Results
 from eclipse.data.imageset import ImageSet
 from eclipse.device import seeded
 from eclipse.victims.classifier import make_classifier
@@ -29,10 +32,11 @@ class Expected:
         return sum(self.poisons.values()) + sum(self.cells.values())
 
 
-def expected(bench: Bench, cells: Sequence[Choice], train: ImageSet) -> Expected:
-    """Measure the networks on two batches each, and count the passes of attacks and victims.
+def expected(bench: Bench, results: Results, cells: Sequence[Choice], train: ImageSet) -> Expected:
+    """The minutes of each cell, with its defense: the median of the finished ones of the same kind, where there are any.
 
-    Poisons that are in the cache count as if they were not; those without a network count nothing.
+    Else the passes of victim and defense are counted, at the speed of a network that is measured on two batches; so are
+    those of attacks. Poisons that are in the cache count as if they were not.
     """
     grid, recipe = bench.grid, bench.recipe
     channels, *sides = train.images.shape[1:]
@@ -46,6 +50,20 @@ def expected(bench: Bench, cells: Sequence[Choice], train: ImageSet) -> Expected
         attack = grid.attack(name)
         cost = attack and expected_cost(attack, train, seed=grid.attacks.seed, device=bench.device)
         poisons[name] = cost.minutes if cost else 0.0
-    passes = recipe.epochs * len(train)
-    minutes = {cell: passes * grid.defense(cell.defense).cost() / speed[cell.arch] / 60 for cell in cells}
+    passes, known = recipe.epochs * len(train), _known(bench, results)
+    minutes = {
+        cell: known.get((cell.defense, cell.arch), passes * grid.defense(cell.defense).cost() / speed[cell.arch] / 60)
+        for cell in cells
+    }
     return Expected(poisons, minutes)
+
+
+def _known(bench: Bench, results: Results) -> dict[tuple[str, str], float]:
+    """From defense and network to the median minutes of finished cells."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for cell in bench.grid.cells():
+        path = results.finished(bench.name(cell))
+        if path.exists():
+            seconds = json.loads(path.read_text())["seconds"]
+            found.setdefault((cell.defense, cell.arch), []).append((seconds["prepare"] + seconds["train"]) / 60)
+    return {kind: statistics.median(minutes) for kind, minutes in found.items()}

@@ -66,7 +66,7 @@ def bench(
     }
     facts("settings", about)
     if dry_run:
-        _tell_cost(whole, expected(whole, missing, sets.train))
+        _tell_cost(whole, expected(whole, results, missing, sets.train))
         return
     if not missing:
         return
@@ -98,4 +98,4 @@ def _tell_cost(bench: "Bench", cost: "Expected") -> None:
     columns(("cell", "minutes"), [(bench.name(cell), f"{minutes:.1f}") for cell, minutes in cost.cells.items()])
     print("\npoisons, each crafted once unless it was before")
     columns(("attack", "minutes"), [(name, f"{minutes:.1f}") for name, minutes in cost.poisons.items()])
-    print(f"\nabout {cost.minutes / 60:.1f} hours in one process, at a speed measured on two batches")
+    print(f"\nabout {cost.minutes / 60:.1f} hours in one process")

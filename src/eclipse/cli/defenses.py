@@ -30,7 +30,13 @@ def _list(scaled: "dict[str, list[Defense]]") -> None:
     from eclipse.cli.show import columns
 
     rows = [
-        (name, both[0].title, both[0].acts, both[0].needs(), _pair([f"{defense.cost():.3g}" for defense in both]))
+        (
+            name,
+            _title(name, both[0]),
+            both[0].acts,
+            both[0].needs(),
+            _pair([f"{defense.cost():.3g}" for defense in both]),
+        )
         for name, both in scaled.items()
     ]
     columns(("name", "title", "acts on", "needs trusted", "cost"), rows)
@@ -45,12 +51,20 @@ def _describe(name: str, both: "list[Defense]") -> None:
     from eclipse.parameters import parameters
 
     defense = both[0]
-    print(f"{name}: {defense.title} (acts on {defense.acts}; needs {defense.needs()} that is trusted)\n")
+    print(f"{name}: {_title(name, defense)}; acts on {defense.acts}; trusted: {defense.needs()}\n")
     print(inspect.getdoc(type(defense)), end="\n\n")
     paper, small = map(parameters, both)
     rows = [(key, str(paper[key]), str(small[key]), "8-bit levels" if paper[key].levels else "") for key in paper]
     cost = ("cost", *(f"{one.cost():.3g}" for one in both), "")
     columns(("parameter", *(f"scale {scale}" for scale in SCALES), ""), [*rows, cost])
+
+
+def _title(name: str, defense: "Defense") -> str:
+    """What a defense is, and in what a variant differs from the others of its kind."""
+    from eclipse.defenses import DEFENSES
+
+    differs = ", ".join(f"{field} {value}" for field, value in DEFENSES[name][1].items())
+    return f"{defense.title} ({differs})" if differs else defense.title
 
 
 def _pair(values: list[str]) -> str:

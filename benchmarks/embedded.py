@@ -1,0 +1,28 @@
+"""Write the data of the smoke grid: handwritten digits on photographs, from what comes with scikit-learn.
+
+python benchmarks/embedded.py DATA
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from eclipse.demo import digits
+
+
+def write(folder: Path, seed: int = 0) -> None:
+    """Write train.npz, trusted.npz and test.npz, which share no digit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in vars(digits(seed)).items():
+        np.savez(folder / f"{name}.npz", images=part.images.transpose(0, 2, 3, 1), labels=part.labels)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    write(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    main()

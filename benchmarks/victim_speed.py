@@ -1,0 +1,176 @@
+"""Images a second of the training loop against a plain PyTorch one, with the same network, in one run.
+
+    python benchmarks/victim_speed.py --train 'train.parquet[:10000]' --test 'test.parquet[4000:6000]'
+
+The plain loop is what tutorials teach: a Dataset of PIL images, random crop and flip image by image with PIL, a
+DataLoader with workers, SGD. Same network, recipe, batch, crop, flip and number of steps. Both loops run once to warm
+up, then in turns; the median is reported. With --accuracy both train for the whole recipe and are measured on the test
+images, three seeds each. Results: benchmarks/results/victim_speed.json and docs/victim_speed.md.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from eclipse.data.imageset import ImageSet
+from eclipse.data.sources import load_imageset, open_source
+from eclipse.device import describe_device, resolve_device
+from eclipse.runs import versions, write_json
+from eclipse.victims.classifier import make_classifier
+from eclipse.victims.fit import RECIPES, Recipe, accuracy, fit
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """PIL images with the usual random crop and flip."""
+
+    def __init__(self, data: ImageSet, pad: int) -> None:
+        self._images = [Image.fromarray(image.transpose(1, 2, 0)) for image in data.images]
+        self._labels = data.require_labels("training").tolist()
+        self._pad = pad
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        image = self._images[row]
+        width, height = image.size
+        left, top = (random.randint(0, 2 * self._pad) for _ in range(2))
+        image = ImageOps.expand(image, self._pad).crop((left, top, left + width, top + height))
+        if random.random() < 0.5:
+            image = ImageOps.mirror(image)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255, self._labels[row]
+
+
+def plain(network: nn.Module, data: ImageSet, recipe: Recipe, workers: int, seed: int, device: str) -> list[float]:
+    """The plain loop; return images a second of each epoch."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    network.to(device)
+    loader = DataLoader(
+        Pictures(data, recipe.pad), recipe.batch, shuffle=True, drop_last=True, num_workers=workers,
+        persistent_workers=workers > 0,
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(
+        network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
+    )
+    speeds, step, steps = [], 0, recipe.epochs * len(loader)
+    for _ in range(recipe.epochs):
+        network.train()
+        began = time.perf_counter()
+        for x, y in loader:
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(step / steps)
+            optimizer.zero_grad()
+            F.cross_entropy(network(x.to(device)), y.to(device)).backward()
+            optimizer.step()
+            step += 1
+        speeds.append(len(loader) * recipe.batch / (time.perf_counter() - began))
+    network.eval()
+    return speeds
+
+
+def ours(network: nn.Module, data: ImageSet, recipe: Recipe, seed: int, device: str) -> list[float]:
+    """The loop of this project; return images a second of each epoch."""
+    return [epoch.images_per_s for epoch in fit(network, data, recipe, seed=seed, device=device)]
+
+
+def victim(args: argparse.Namespace, data: ImageSet, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return make_classifier(args.arch, data.num_classes)
+
+
+def measure(args: argparse.Namespace, data: ImageSet) -> dict[str, Any]:
+    """Both loops in turns, one epoch each time."""
+    once = replace(RECIPES["fast"], epochs=1)
+    found: dict[str, list[float]] = {"ours": [], "plain": []}
+    for turn in range(args.turns + 1):
+        speeds = {
+            "ours": ours(victim(args, data, 0), data, once, 0, args.device),
+            "plain": plain(victim(args, data, 0), data, once, args.workers, 0, args.device),
+        }
+        for name, (speed,) in speeds.items():
+            found[name] += [speed] if turn else []
+    medians = {name: statistics.median(speeds) for name, speeds in found.items()}
+    return {"images_per_s": found, "median": medians, "ratio": medians["ours"] / medians["plain"]}
+
+
+def accuracies(args: argparse.Namespace, data: ImageSet, test: ImageSet) -> dict[str, list[float]]:
+    """Test accuracy of both loops after the whole recipe."""
+    found: dict[str, list[float]] = {"ours": [], "plain": []}
+    for seed in range(3):
+        for name in found:
+            network = victim(args, data, seed)
+            if name == "ours":
+                ours(network, data, RECIPES["fast"], seed, args.device)
+            else:
+                plain(network, data, RECIPES["fast"], args.workers, seed, args.device)
+            found[name].append(accuracy(network, test, device=args.device))
+    return found
+
+
+def render(result: dict[str, Any]) -> str:
+    lines = [
+        "# Speed of victim training",
+        "",
+        f"{result['data']}, {result['train images']} images; victim `{result['arch']}`; recipe `fast`; "
+        f"{result['device']}. Plain loop: PIL crop and flip, DataLoader with {result['workers']} workers. Median of "
+        f"{result['turns']} epochs each, in turns.",
+        "",
+        "| loop | images/s | accuracy, % |",
+        "|---|--:|--:|",
+    ]
+    for name, speed in result["median"].items():
+        scores = [100 * score for score in result["accuracy"].get(name, [])]
+        spread = f"{statistics.mean(scores):.1f} ± {statistics.stdev(scores):.1f} ({len(scores)})" if scores else ""
+        lines.append(f"| {'`fit.py`' if name == 'ours' else 'plain'} | {speed:.0f} | {spread} |")
+    lines += ["", f"Ratio: {result['ratio']:.2f}. Command: `{result['command']}`.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--arch", default="small")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--accuracy", action="store_true", help="train both for the whole recipe, three seeds")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--data-name", default="CIFAR-10 (JPEG copy)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/victim_speed.json"))
+    parser.add_argument("--table", type=Path, default=Path("docs/victim_speed.md"))
+    args = parser.parse_args()
+    args.device = resolve_device(args.device)
+    data, test = (load_imageset(open_source(spec), "the benchmark") for spec in (args.train, args.test))
+    before = json.loads(args.out.read_text()) if args.out.exists() else {}
+    result = {
+        "data": args.data_name,
+        "train images": len(data),
+        "arch": args.arch,
+        "workers": args.workers,
+        "turns": args.turns,
+        "device": describe_device(args.device),
+        "versions": versions(),
+        "command": f"python benchmarks/victim_speed.py --train '{args.train}' --test '{args.test}' --accuracy",
+        **measure(args, data),
+        "accuracy": accuracies(args, data, test) if args.accuracy else before.get("accuracy", {}),
+    }
+    write_json(args.out, result)
+    args.table.write_text(render(result))
+    print(render(result))
+
+
+if __name__ == "__main__":
+    main()
