@@ -33,7 +33,7 @@ class Expected:
 
 
 def expected(bench: Bench, results: Results, cells: Sequence[Choice], train: ImageSet) -> Expected:
-    """The minutes of each cell, with its defense: the median of the finished ones of the same kind, where there are any.
+    """The minutes of each cell, with its defense: the median of finished ones of the same kind, where there are any.
 
     Else the passes of victim and defense are counted, at the speed of a network that is measured on two batches; so are
     those of attacks. Poisons that are in the cache count as if they were not.
