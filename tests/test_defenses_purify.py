@@ -148,6 +148,28 @@ def test_preparations_are_equal_where_the_prepared_data_are() -> None:
     assert len({*seen, repr(a)}) == 9
 
 
+def test_settings_tell_the_numbers_of_the_preset_and_follow_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("eclipse", "eclipse-bc", "eclipse-c", "avatar", "one-step")
+
+    def told() -> dict[str, tuple[Any, Any]]:
+        made = {name: make_defense(name, scale="small") for name in names}
+        return {name: (defense.settings(), defense.preparation()) for name, defense in made.items()}
+
+    before = told()
+    whole = before["eclipse"][0]
+    assert (whole["sigma"], whole["p"], whole["noise"], whole["q"]) == (FAST.sigma, FAST.p, FAST.noise, FAST.q)
+    assert before["eclipse-c"][0]["p"] == 0 and before["one-step"][0]["sigma"] == 0.25
+    training = replace(FAST.training, iterations=7)
+    for changed, settings, prepared in (
+        (replace(FAST, p=0.1), {"eclipse", "eclipse-bc"}, set[str]()),
+        (replace(FAST, training=training), {"eclipse", "avatar", "one-step"}, {"eclipse", "avatar", "one-step"}),
+    ):
+        monkeypatch.setitem(presets.PRESETS, "fast", changed)
+        after = told()
+        assert {name for name in names if after[name][0] != before[name][0]} == settings
+        assert {name for name in names if after[name][1] != before[name][1]} == prepared
+
+
 def test_what_is_needed_follows_the_fields() -> None:
     assert make_defense("eclipse").needs() == "images"
     assert make_defense("eclipse-trusted", parts="B").needs() == "labelled images"

@@ -16,11 +16,13 @@ from torch.nn import functional as F
 
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses import make_defense
-from eclipse.defenses.at import AT
+from eclipse.defenses.at import AT, USUAL
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.dp_sgd import DPSGD, GroupNormOnly
+from eclipse.defenses.parameters import defense_with
 from eclipse.defenses.ueraser import UEraser, _policy
 from eclipse.errors import EclipseError
+from eclipse.parameters import parameters
 from eclipse.stages import pack, unpack
 from eclipse.victims.classifier import CLASSIFIERS, Classifier, make_classifier
 from eclipse.victims.fit import Recipe, accuracy, descend, fit
@@ -183,6 +185,16 @@ def test_at_has_the_published_numbers_of_each_norm() -> None:
     assert (linf.radius, linf.step, linf.steps) == pytest.approx((8 / 255, 2 / 255, 10))
     assert l2.ascend and linf.ascend and {l2.norm, linf.norm} == {"L2", "Linf"}
     assert make_defense("at") == AT(norm="Linf") and make_defense("at-l2") == AT(norm="L2")
+
+
+def test_people_give_the_linf_radius_of_at_in_levels_and_that_of_l2_as_it_is() -> None:
+    four = defense_with("at", "small", ["eps=4"])
+    assert four == AT(norm="Linf", radius=4 / 255, steps=3, step_share=0.5)
+    assert str(parameters(four)["eps"]) == "4" and str(parameters(AT(radius=0.25))["eps"]) == "0.25"
+    assert defense_with("at-l2", "small", ["eps=0.25"]) == AT(radius=0.25, steps=3, step_share=0.5)
+    for norm, settings in USUAL.items():
+        told = AT(norm=norm).settings()
+        assert (told["radius"], told["steps"]) == (settings.radius, settings.steps), "what stands for None is told"
 
 
 def test_an_l2_radius_of_at_grows_with_the_image_and_an_linf_one_does_not() -> None:
@@ -393,6 +405,7 @@ def test_costs_grow_with_the_work() -> None:
         ("aa", {"p": -0.1}, "UEraser p -0.1; expected a share"),
         ("at", {"norm": "linf"}, "unknown norm of AT 'linf'; did you mean 'Linf'"),
         ("at", {"radius": 0.0}, "radius of 0 levels"),
+        ("at", {"radius": 4.0}, "AT radius of 1020 levels; expected at most 255, such as 8"),
         ("at", {"steps": 0}, "steps 0; expected at least 1"),
         ("at", {"step_share": -1.0}, "step of -8 levels"),
         ("dp-sgd", {"max_grad_norm": 0.0}, "max_grad_norm 0; expected more than 0"),

@@ -58,7 +58,8 @@ def _parameters(owner: Any, path: tuple[str, ...]) -> list[Parameter]:
             hint = hints[field.name]
             types = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
             kinds = tuple(kind for kind in _WORDS if kind in types)
-            found.append(Parameter((*path, field.name), kinds, value, bool(field.metadata.get("levels"))))
+            levels = bool(field.metadata.get("levels")) and getattr(owner, "norm", "Linf") != "L2"
+            found.append(Parameter((*path, field.name), kinds, value, levels))
     return found
 
 

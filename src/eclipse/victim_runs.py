@@ -16,7 +16,6 @@ from eclipse.defenses.parameters import defense_with
 from eclipse.device import compute_dtype, describe_device, resolve_device
 from eclipse.errors import EclipseError, unknown
 from eclipse.evaluation import Trained, check_sets, new_victim, train_victim
-from eclipse.parameters import all_fields
 from eclipse.runs import (
     check_made,
     check_name,
@@ -76,7 +75,7 @@ class Plan:
             "trusted set": asked.trusted,
             "arch": asked.arch,
             "recipe": {"name": asked.recipe, **asdict(self.recipe)},
-            "defense": {"name": asked.defense, "scale": asked.scale, **all_fields(self.defense)},
+            "defense": {"name": asked.defense, "scale": asked.scale, **self.defense.settings()},
             "seed": asked.seed,
             "compiled": asked.compiled,
             "device": {"type": self.device.partition(":")[0], "name": describe_device(self.device)},

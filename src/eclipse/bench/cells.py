@@ -141,7 +141,7 @@ class Bench:
         defense = self.grid.defense(name)
         return {
             "defense": type(defense).__name__,
-            "fields": all_fields(defense),
+            "fields": defense.settings(),
             "seed": self.grid.defenses.seed,
             "trusted": self._trusted(defense),
             "device": self._kind,
@@ -181,7 +181,7 @@ class Bench:
             "title": defense.title,
             "scale": self.grid.defenses.scale,
             "seed": self.grid.defenses.seed,
-            "fields": all_fields(defense),
+            "fields": defense.settings(),
             "trusted": defense.needs(),
             "acts": defense.acts,
             "ignores data": defense.ignores_data,

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -161,7 +162,9 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")  # a forked process cannot use a GPU
+        # Forked from a process that has imported everything, which takes seconds, and has used no GPU.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["eclipse.bench.runner", "torch._dynamo"])
         self.events, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
         self.process.start()
@@ -199,13 +202,9 @@ class _Worker:
 
 
 def _ended(code: int) -> str:
-    return (
-        f"signal {-code} (out of memory?)"
-        if code == -signal.SIGKILL
-        else f"signal {-code}"
-        if code < 0
-        else f"exit code {code}"
-    )
+    if code >= 0:
+        return f"exit code {code}"
+    return f"signal {-code}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
 
 
 @contextmanager
@@ -229,6 +228,13 @@ def _work(events: Connection, bench: Bench, results: Results, threads: int) -> N
     """Be a worker: run the cells that come, until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which ends this one
     torch.set_num_threads(threads)
+
+    def say(step: CellStep) -> None:
+        try:
+            events.send(step)
+        except OSError:
+            sys.exit()  # the main process was killed: that is no fault of the cell
+
     while True:
         try:
             choice: Choice = events.recv()
@@ -236,15 +242,15 @@ def _work(events: Connection, bench: Bench, results: Results, threads: int) -> N
             return
         cell = bench.name(choice)
         try:
-            result = bench.run(choice, lambda step, cell=cell: events.send(CellStep(cell, "works", step)))  # type: ignore[misc]
+            result = bench.run(choice, lambda step, cell=cell: say(CellStep(cell, "works", step)))  # type: ignore[misc]
             write_json(results.finished(cell), {**result, "command": command(bench, choice)})
         except Exception as error:
             reason = str(error) if isinstance(error, EclipseError) else "".join(traceback.format_exception(error))
             fail(results, cell, choice, bench, reason)
-            events.send(CellStep(cell, "failed", reason=reason))
+            say(CellStep(cell, "failed", reason=reason))
         else:
             results.failed(cell).unlink(missing_ok=True)
-            events.send(CellStep(cell, "done", accuracy=result["accuracy"]))
+            say(CellStep(cell, "done", accuracy=result["accuracy"]))
 
 
 def fail(results: Results, cell: str, choice: Choice, bench: Bench, reason: str) -> None:

@@ -1,14 +1,15 @@
 """AT: adversarial training."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from eclipse.defenses.defense import Defense
 from eclipse.device import autocast
-from eclipse.errors import unknown
+from eclipse.errors import EclipseError, unknown
+from eclipse.parameters import all_fields
 from eclipse.pgd import PGD, adversary, scaled_radius
 
 USUAL = {
@@ -32,8 +33,9 @@ class AT(Defense):
 
     Attributes:
         norm: ``L2`` or ``Linf``.
-        radius: of the ball, on the [0, 1] scale; None for the usual one of the norm. An L2 radius is stated for 3x32x32
-            images and grows with sqrt(C*H*W), as that of L2 poisons does, so that these stay as deep in the ball.
+        radius: of the ball, on the [0, 1] scale; None for the usual one of the norm. People give that of Linf in 8-bit
+            levels. An L2 radius is stated for 3x32x32 images and grows with sqrt(C*H*W), as that of L2 poisons does, so
+            that these stay as deep in the ball.
         step_share: length of a step as a share of the radius; None for the usual one.
         steps: for each batch; None for the usual number. The small scale has 3, each of half a radius, which together
             reach through the ball as the published ones do.
@@ -43,13 +45,15 @@ class AT(Defense):
     acts: ClassVar[str] = "training"
     small: ClassVar[Mapping[str, Any]] = {"steps": 3, "step_share": 0.5}
     norm: str = "L2"
-    radius: float | None = None
+    radius: float | None = field(default=None, metadata={"levels": True})
     step_share: float | None = None
     steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.norm not in USUAL:
             raise unknown("norm of AT", self.norm, USUAL)
+        if self.norm == "Linf" and self.radius is not None and self.radius > 1:
+            raise EclipseError(f"AT radius of {self.radius * 255:g} levels; expected at most 255, such as 8")
         self.how((3, 32, 32))
 
     def adversary(self, network: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
@@ -64,6 +68,11 @@ class AT(Defense):
         share = usual.step / usual.radius if self.step_share is None else self.step_share
         steps = usual.steps if self.steps is None else self.steps
         return PGD(radius, share * radius, steps, self.norm, usual.start, ascend=True)
+
+    def settings(self) -> dict[str, Any]:
+        """All fields, with the numbers of the norm in place of None."""
+        how = self.how((3, 32, 32))
+        return {**all_fields(self), "radius": how.radius, "step_share": how.step / how.radius, "steps": how.steps}
 
     def cost(self) -> float:
         """A step of PGD, which needs no gradients of the weights, takes 0.8 of a step of training."""

@@ -10,6 +10,7 @@ from eclipse.defenses.defense import Defense, need
 from eclipse.defenses.purifying import TrainedPurification, purify_set
 from eclipse.diffusion.checkpoint import load_denoiser
 from eclipse.diffusion.schedule import NoiseSchedule
+from eclipse.parameters import all_fields
 from eclipse.purification import Purification
 from eclipse.stages import Stages
 
@@ -72,6 +73,10 @@ class AVATAR(Defense):
             return self._trained().purify(data, clean, seed=seed, device=device, stages=stages)
         given = load_denoiser(Path(self.denoiser))
         return purify_set(data, given, self._trained().how, seed=seed, device=device, stages=stages)
+
+    def settings(self) -> dict[str, Any]:
+        """All fields, with the preset's numbers where a denoiser is trained."""
+        return {**all_fields(self), **self._trained().settings()} if self.denoiser is None else all_fields(self)
 
     def cost(self) -> float:
         """With the training of the denoiser, by operations, for a ResNet-18, 80 epochs and 50,000 32x32 images."""

@@ -64,11 +64,15 @@ class Defense:
         """
         return data
 
+    def settings(self) -> dict[str, Any]:
+        """Every number that it works with, for records and names: its fields, those of a preset spelled out."""
+        return all_fields(self)
+
     def preparation(self) -> Mapping[str, Any] | None:
         """What of the defense decides the result of ``prepare``; None where that returns the data as they are."""
         if type(self).prepare is Defense.prepare:
             return None
-        return {"defense": type(self).__name__, **all_fields(self)}
+        return {"defense": type(self).__name__, **self.settings()}
 
     def adapt(self, network: Classifier) -> nn.Module:
         """Return the network to train; it may be the given one, changed."""

@@ -1,7 +1,7 @@
 """ECLIPSE: sparse diffusion purification, grayscale and noise."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from eclipse.defenses.dilution import Dilution
 from eclipse.defenses.purifying import TrainedPurification
 from eclipse.diffusion.presets import get_preset
 from eclipse.errors import EclipseError
+from eclipse.parameters import all_fields
 from eclipse.purification import purification
 from eclipse.stages import Stages
 
@@ -88,12 +89,17 @@ class ECLIPSE(Defense):
         p, sigma, q = self._corruption()
         return once(purified, p=p, sigma=sigma, q=q, seed=seed)
 
+    def settings(self) -> dict[str, Any]:
+        """All fields, with the preset's numbers in place of None."""
+        purifies = self._purification().settings() if "A" in self.parts else {}
+        return {**all_fields(self), **purifies, **dict(zip(("p", "noise", "q"), self._corruption(), strict=True))}
+
     def preparation(self) -> Mapping[str, Any] | None:
         """The numbers of part A, and of the others where they are written into the data."""
         written = self.compensation == "once" and self.parts != "A"
         if not written and "A" not in self.parts:
             return None
-        purifies = asdict(self._purification()) if "A" in self.parts else None
+        purifies = self._purification().settings() if "A" in self.parts else None
         return {"defense": "ECLIPSE", "purification": purifies, "once": self._corruption() if written else None}
 
     def augment(self, x: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

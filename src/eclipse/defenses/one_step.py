@@ -9,6 +9,7 @@ from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense, need
 from eclipse.defenses.purifying import TrainedPurification
 from eclipse.errors import EclipseError
+from eclipse.parameters import all_fields
 from eclipse.purification import Purification
 from eclipse.stages import Stages
 
@@ -59,6 +60,10 @@ class OneStep(Defense):
         """Noise and denoise every image once."""
         clean = need(trusted, "one-step", "a few images")
         return self._trained().purify(data, clean, seed=seed, device=device, stages=stages or Stages())
+
+    def settings(self) -> dict[str, Any]:
+        """All fields, with the preset's numbers."""
+        return {**self._trained().settings(), **all_fields(self)}
 
     def cost(self) -> float:
         """With the training of the denoiser, by operations, for a ResNet-18, 80 epochs and 50,000 32x32 images."""

@@ -1,7 +1,8 @@
 """What the defenses that purify by diffusion share: a denoiser of trusted images, and a set purified with it."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,13 @@ class TrainedPurification:
             trusted, self.preset, sigma, iterations=iterations, seed=seed, device=device, stages=stages
         )
         return purify_set(data, denoiser, self.how, seed=seed, device=device, stages=stages)
+
+    def settings(self) -> dict[str, Any]:
+        """Every number of training and purification, the preset's spelled out: a preset may be changed one day."""
+        training = get_preset(self.preset).training
+        given = {} if self.iterations is None else {"iterations": self.iterations}
+        network = asdict(self._planned().config)
+        return {**asdict(self.how), "network": network, "training": {**asdict(training), **given}}
 
     def cost(self) -> float:
         """Operations of training and of purifying 50,000 images, per those of training a ResNet-18 for 80 epochs."""
