@@ -3,6 +3,7 @@
 import importlib
 import json
 import multiprocessing
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from eclipse.bench.cache import Cache, key
 from eclipse.bench.cells import Bench
 from eclipse.bench.grid import Choice, Grid, read_grid
 from eclipse.bench.runner import CellStep, Results, chosen, run_cells
+from eclipse.bench.runner import command as command_of
 from eclipse.bench.sets import load_sets
 from eclipse.data.imageset import ImageSet
+from eclipse.diffusion.presets import FAST, PRESETS
 from eclipse.errors import EclipseError
 from eclipse.stages import Stages, StageStep
 
@@ -280,6 +283,17 @@ def test_a_cell_under_other_settings_is_another_cell(data: Path) -> None:
     assert same.name(choice) == bench_of(data).name(choice), "other cells of the grid play no part"
 
 
+def test_a_cell_under_a_changed_preset_is_another_cell_and_its_result_tells_the_numbers(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, choice = bench_of(data, grid_of(data, ('"mixup"', '"eclipse-bc"'))), Choice("ops", "eclipse-bc", "small", 0)
+    fields = bench.run(choice, quiet)["defense"]["fields"]
+    assert (fields["p"], fields["noise"], fields["q"]) == (FAST.p, FAST.noise, FAST.q)
+    before = bench.name(choice)
+    monkeypatch.setitem(PRESETS, "fast", replace(FAST, p=0.1))
+    assert bench.name(choice) != before
+
+
 def test_cells_are_picked_by_their_parts_or_their_name(data: Path) -> None:
     bench = bench_of(data)
 
@@ -292,9 +306,16 @@ def test_cells_are_picked_by_their_parts_or_their_name(data: Path) -> None:
         *(f"{a}-iss-g-small-0" for a in ("clean", "ops", "em")),
         "ops-none-small-1",
     ]
-    assert picked("clean-trusted-only-small-0") == ["clean-trusted-only-small-0"]
+    name = bench.name(Choice("clean", "trusted-only", "small", 0))
+    assert picked("clean-trusted-only-small-0") == picked(name) == ["clean-trusted-only-small-0"]
     with pytest.raises(EclipseError, match=r"unknown cell 'em-none-smal-0'; did you mean 'em-none-small-0'"):
         picked("em-none-smal-0")
+
+
+def test_the_command_of_a_cell_can_be_pasted_wherever_the_grid_lies(data: Path) -> None:
+    (data / "my grid.toml").write_text(GRID)
+    words = shlex.split(command_of(bench_of(data, read_grid(data / "my grid.toml")), Choice("em", "none", "small", 0)))
+    assert words[:3] == ["eclipse", "bench", str(data / "my grid.toml")] and words[-1] == "em-none-small-0"
 
 
 # Runs, in processes of their own

@@ -15,7 +15,7 @@ from test_resume import Killed
 from tiny import some_images
 from torch import Tensor, nn
 
-from eclipse import evaluation
+from eclipse import evaluation, victim_runs
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses import DEFENSES, make_defense
 from eclipse.defenses.defense import Defense
@@ -209,6 +209,23 @@ def test_an_interrupted_command_goes_on_and_other_settings_are_refused(
     assert [e["loss"] for e in result["epochs"]] == [e["loss"] for e in expected["epochs"]]
     weights = [(data / name / "model.safetensors").read_bytes() for name in ("run", "again")]
     assert weights[0] == weights[1] and not list(data.glob(".again*"))
+
+
+def test_a_command_that_was_killed_after_its_output_was_there_completes_it(
+    data: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        write = victim_runs._write
+        patch.setattr(victim_runs, "_write", lambda *given: die(write(*given)))
+        command(*options(data))
+    before = (data / "run" / "model.safetensors").read_bytes()
+    assert json.loads((data / "run.run.json").read_text())["status"] == "started"
+    assert command(*options(data)).code == 0
+    assert json.loads((data / "run.run.json").read_text())["status"] == "complete"
+    assert (data / "run" / "model.safetensors").read_bytes() == before and not list(data.glob(".run*"))
 
 
 @pytest.mark.parametrize(

@@ -126,13 +126,9 @@ def _read(kind: type, text: str) -> Any:
 
 def all_fields(owner: Any) -> dict[str, Any]:
     """All fields of an attack or a defense, for manifests; those of a recipe nested, what is infinite as None."""
-
-    def plain(owner: Any) -> dict[str, Any]:
-        found = dict[str, Any]()
-        for field in fields(owner) if is_dataclass(owner) else ():
-            value = getattr(owner, field.name)
-            infinite = isinstance(value, float) and math.isinf(value)
-            found[field.name] = plain(value) if is_dataclass(value) else None if infinite else value
-        return found
-
-    return plain(owner)
+    found = dict[str, Any]()
+    for field in fields(owner) if is_dataclass(owner) else ():
+        value = getattr(owner, field.name)
+        infinite = isinstance(value, float) and math.isinf(value)
+        found[field.name] = all_fields(value) if is_dataclass(value) else None if infinite else value
+    return found

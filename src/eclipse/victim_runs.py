@@ -226,4 +226,5 @@ def _write(out: Path, folder: Path, trained: Trained, result: Mapping[str, Any])
     tensors = {name: value.detach().cpu().contiguous() for name, value in trained.network.state_dict().items()}
     write_whole(made / WEIGHTS, save(tensors))
     write_json(made / RESULT, result)
+    shutil.rmtree(out, ignore_errors=True)  # the same, from a run that was killed before its manifest said complete
     os.replace(made, out)

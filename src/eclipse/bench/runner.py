@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -115,14 +116,14 @@ def chosen(bench: Bench, patterns: Sequence[str]) -> list[Choice]:
     if not patterns:
         return cells
     for pattern in patterns:
-        if not any(_picks(pattern, cell) for cell in cells):
+        if not any(_picks(bench, pattern, cell) for cell in cells):
             raise unknown("cell", pattern, map(str, cells))
-    return [cell for cell in cells if any(_picks(pattern, cell) for pattern in patterns)]
+    return [cell for cell in cells if any(_picks(bench, pattern, cell) for pattern in patterns)]
 
 
-def _picks(pattern: str, cell: Choice) -> bool:
-    """``em``, ``em/eclipse``, ``em/eclipse/small/0`` or ``*/eclipse``; or the whole name."""
-    if pattern == str(cell):
+def _picks(bench: Bench, pattern: str, cell: Choice) -> bool:
+    """``em``, ``em/eclipse``, ``em/eclipse/small/0`` or ``*/eclipse``; or the whole name, as files have it or short."""
+    if pattern in (str(cell), bench.name(cell)):
         return True
     parts = pattern.split("/")
     names = (cell.attack, cell.defense, cell.arch, str(cell.seed))
@@ -264,4 +265,4 @@ def fail(results: Results, cell: str, choice: Choice, bench: Bench, reason: str)
 
 def command(bench: Bench, choice: Choice) -> str:
     """The command that runs one cell."""
-    return f"eclipse bench {bench.grid.path} --data DATA --out RESULTS --cell {choice}"
+    return f"eclipse bench {shlex.quote(str(bench.grid.path))} --data DATA --out RESULTS --cell {choice}"

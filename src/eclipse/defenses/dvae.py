@@ -45,7 +45,7 @@ class DVAE(Defense):
         lr: learning rate of Adam at the start, lowered after each epoch along half a cosine.
         clip: largest norm of the gradient.
         targets: of the KL divergence in both stages, nats a place.
-        weight: of the KL divergence.
+        weight: of the KL divergence, in both stages: the authors' code has 0.5 only for targets below 1.
         free_epochs: at the start, in which the size of P counts for nothing.
         bound: mean square of P, on the [0, 1] scale, below which it counts for nothing.
     """

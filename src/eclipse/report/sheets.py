@@ -71,7 +71,10 @@ def state(entry: Entry) -> str:
 
 def accuracy_notes(section: Section) -> tuple[str, ...]:
     """What to know to read the table of accuracies."""
-    notes = ["Accuracy on clean test images in % after the last epoch, mean ± standard deviation over seeds."]
+    notes = [
+        "Accuracy on clean test images in % after the last epoch, mean ± standard deviation over seeds of the victim; "
+        "poisons and prepared sets, with their denoisers, are made once, with one seed."
+    ]
     if any(entry.borrowed for entry in section.entries.values()):
         notes.append(f"{BORROWED}: the defense ignores the suspicious images, so its result on clean data stands.")
     return (*notes, *paper_notes(section))
