@@ -112,7 +112,7 @@ def test_the_cells_are_those_of_the_grid_one_seed_after_the_other(data: Path) ->
         ('archs = ["small"]', 'archs = ["smal"]', "line 21: unknown classifier 'smal'; did you mean 'small'?"),
         ("epochs = 1", 'recipe = "fats"', "line 22: unknown recipe 'fats'; did you mean 'fast'?"),
         ("epochs = 1", "epochs = 0", "line 22: epochs = 0; expected at least 1"),
-        ("epochs = 1", 'epochs = "1"', "line 22: epochs = '1'; expected a number"),
+        ("epochs = 1", 'epochs = "1"', "line 22: epochs = '1'; expected a whole number"),
         ("epochs = 1", "epoch = 1", "line 22: unknown word in \\[victims\\] 'epoch'; did you mean 'epochs'?"),
         ("[0, 1]", '["0"]', "expected a list of whole numbers"),
         ('["clean", "ops", "em"]', '"em"', "line 11: names = 'em'; expected a list of words"),
@@ -160,6 +160,17 @@ def test_test_images_among_the_trusted_ones_are_refused_but_for_the_papers_proto
         )
 
 
+def test_a_defense_that_ignores_the_data_is_run_once_for_a_grid_without_clean_data(data: Path) -> None:
+    cells = list(map(str, grid_of(data, ('"clean", "ops"', '"ops"')).cells()))
+    assert [cell for cell in cells if "trusted-only" in cell] == ["ops-trusted-only-small-0"]
+
+
+def test_a_missing_package_is_said_before_any_cell_is_run(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opacus", None)
+    with pytest.raises(EclipseError, match=r"line 17: this needs the package 'opacus', .*pip install"):
+        grid_of(data, ('"mixup"', '"dp-sgd"'))
+
+
 def test_overlapping_slices_are_refused_by_their_rows(data: Path) -> None:
     with pytest.raises(EclipseError, match=r"2 rows of .*trusted.npz\[40:\] are in .*trusted.npz\[:42\]"):
         load_sets(
@@ -181,6 +192,7 @@ def test_a_copy_of_the_test_images_under_another_name_is_found_by_its_pixels(dat
         ("trusted", {"side": 24}, "the trusted images of .* are of another size"),
         ("test", {"classes": 5}, "test label 4; expected less than 2, the number of training classes"),
         ("train", {"classes": 1}, "a single class"),
+        ("trusted", {"classes": 7}, "label 6 in a set of 2 classes; expected trusted images of the same classes"),
     ],
 )
 def test_sets_that_do_not_fit_are_refused(data: Path, name: str, change: dict[str, int], said: str) -> None:
@@ -227,6 +239,20 @@ def test_a_making_that_was_killed_goes_on_and_its_seconds_add_up(tmp_path: Path)
         cache.made("poisoned", {}, make, quiet)
     kept = cache.made("poisoned", {}, make, quiet)
     assert folders[0] == folders[1] and kept.seconds >= 0.4
+
+
+def test_the_seconds_of_a_denoiser_are_told_apart_from_those_of_the_set(tmp_path: Path) -> None:
+    def make(stages: Stages) -> ImageSet:
+        time.sleep(0.2)
+        stages.tell("denoiser", 1, 1, seconds=77.0)
+        time.sleep(0.1)
+        return ImageSet.from_arrays(some_images(2))
+
+    cache = Cache(tmp_path / "cache")
+    began = time.monotonic()
+    first = cache.made("prepared", {}, make, quiet)
+    assert 0.1 <= first.seconds <= time.monotonic() - began - 0.2
+    assert first.denoiser == cache.made("prepared", {}, make, quiet).denoiser == 77.0
 
 
 def test_a_damaged_set_in_the_cache_is_named_with_the_remedy(tmp_path: Path) -> None:
@@ -322,25 +348,26 @@ def test_the_command_of_a_cell_can_be_pasted_wherever_the_grid_lies(data: Path) 
 
 
 def test_what_is_missing_is_run_and_a_broken_cell_does_not_stop_the_rest(data: Path, command: Command) -> None:
-    # 100 classes of AR exist nowhere: ar breaks on images that are too small for its window, the others go on
-    grid_of(data, ('"ops", "em"]', '"ops"]'), ('em = ["max_rounds=1", "batch=16"]\n', ""), ("[attacks.set]\n", ""))
+    changes = [('"ops", "em"]', '"ops"]'), ('em = ["max_rounds=1", "batch=16"]\n', ""), ("[attacks.set]\n", "")]
+    few = ('"trusted-only"]\nscale = "small"', '"one-step"]\nscale = "small"\nset.one-step = ["iterations=2"]')
+    grid_of(data, *changes, few)
     out = data / "results"
     options = ("bench", data / "grid.toml", "--data", data, "--out", out)
     assert command(*options, "--cell", "*/none/small/0").code == 0
     done = sorted((out / "cells").iterdir())
     assert len(done) == 2
     times = [path.stat().st_mtime_ns for path in done]
-    (trusted := data / "trusted.npz").unlink()
-    save(trusted, 50, seed=2, classes=7)
-    said = command(*options, "--cell", "clean/none", "--cell", "clean/trusted-only", "--jobs", "2")
+    save(data / "trusted.npz", 40, seed=2)  # too few for a denoiser
+    said = command(*options, "--cell", "clean/none", "--cell", "clean/one-step", "--jobs", "2")
     assert said.code == 1 and "1 cells broke" in said.err, said
     (broken,) = (out / "failed").iterdir()
     reason = json.loads(broken.read_text())
-    assert "label 6" in reason["error"] and reason["command"].endswith("--cell clean-trusted-only-small-0")
+    assert "at least 50" in one_sentence(reason["error"])
+    assert reason["command"].endswith("--cell clean-one-step-small-0")
     assert len(list((out / "cells").iterdir())) == 3
     assert [path.stat().st_mtime_ns for path in done] == times, "finished cells were left alone"
-    save(trusted, 50, seed=2)
-    assert command(*options, "--cell", "clean/trusted-only").code == 0
+    save(data / "trusted.npz", 50, seed=2)
+    assert command(*options, "--cell", "clean/one-step").code == 0
     grid = json.loads((out / "grid.json").read_text())
     assert {path.stem for path in (out / "cells").iterdir()} <= {cell["cell"] for cell in grid["cells"]}
 

@@ -35,7 +35,7 @@ from eclipse.compensate import once
 from eclipse.data import assemble
 from eclipse.data.imageset import ImageSet
 from eclipse.data.sources import load_imageset, open_source
-from eclipse.diffusion.checkpoint import load_denoiser, save_denoiser
+from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser, save_denoiser
 from eclipse.diffusion.presets import FAST
 from eclipse.diffusion.training import TrainStep
 from eclipse.purification import purify
@@ -598,7 +598,7 @@ def test_the_manifest_tells_what_was_done(place: Path, command: Command) -> None
     assert done["denoiser"]["trained"]["trusted images"] == 50
     for name in ("input fingerprint", "trusted fingerprint", "output fingerprint"):
         assert re.fullmatch("[0-9a-f]{64}", done[name])
-    assert done["denoiser"]["fingerprint"] == streaming.fingerprint_denoiser(load_denoiser(Path("out.denoiser")))
+    assert done["denoiser"]["fingerprint"] == fingerprint_denoiser(load_denoiser(Path("out.denoiser")))
     assert sorted(path.name for path in place.iterdir()) == sorted(
         ["images", "trusted", "denoiser", "out", "out.denoiser", "out.run.json"]
     )

@@ -51,7 +51,7 @@ def cell(attack: str, defense: str, seed: int, accuracy: float, **seconds: float
         "seed": seed,
         "accuracy": accuracy,
         "epochs": [{"epoch": epoch, "accuracy": accuracy * epoch / 2, "loss": float("nan")} for epoch in (1, 2)],
-        "seconds": {"poison": 60.0, "prepare": 0.0, "train": 100.0, **seconds},
+        "seconds": {"poison": 60.0, "prepare": 0.0, "denoiser": 0.0, "train": 100.0, **seconds},
         "device": "AVX2 processor, 1 thread",
         "versions": {"python": "3.11.7"},
         "finished": "2026-11-22 22:00:00 +0000",

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -118,10 +119,10 @@ def check_sets(data: ImageSet, test: ImageSet) -> int:
             f"test images of {sizes[0]} and training images of {sizes[1]} (channels, height, width); expected one size"
         )
     if data.class_names and test.class_names and data.class_names != test.class_names:
-        names = next((a, b) for a, b in _pairs(data.class_names, test.class_names) if a != b)
+        names = next((a, b) for a, b in zip_longest(data.class_names, test.class_names) if a != b)
         raise EclipseError(
-            f"the training set has the class {names[0]} where the test set has {names[1]}; expected the same classes "
-            "in the same order"
+            f"the training set has the class {names[0]!r} where the test set has {names[1]!r}; expected the same "
+            "classes in the same order"
         )
     if len(set(labels.tolist())) < 2:
         raise EclipseError("the training set has a single class; expected at least 2 to train a victim")
@@ -129,12 +130,6 @@ def check_sets(data: ImageSet, test: ImageSet) -> int:
     if largest >= classes:
         raise EclipseError(f"test label {largest}; expected less than {classes}, the number of training classes")
     return classes
-
-
-def _pairs(first: tuple[str, ...], second: tuple[str, ...]) -> list[tuple[str, str]]:
-    longest = max(len(first), len(second))
-    return [(repr(first[i]) if i < len(first) else "none", repr(second[i]) if i < len(second) else "none")
-            for i in range(longest)]  # fmt: skip
 
 
 @contextmanager

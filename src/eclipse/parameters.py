@@ -52,6 +52,8 @@ def _parameters(owner: Any, path: tuple[str, ...]) -> list[Parameter]:
     hints, found = get_type_hints(type(owner)), list[Parameter]()
     for field in fields(owner) if is_dataclass(owner) else ():
         value = getattr(owner, field.name)
+        if field.metadata.get("variant"):  # it has a name of its own: people choose it by that
+            continue
         if is_dataclass(value):
             found += _parameters(value, (*path, field.name))
         else:

@@ -16,7 +16,7 @@ from eclipse.data.pictures import Pixels
 from eclipse.data.rows import Source
 from eclipse.data.sources import load_pictures, open_source
 from eclipse.device import compute_dtype, describe_device, resolve_device
-from eclipse.diffusion.checkpoint import load_denoiser
+from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.presets import Preset, get_preset
 from eclipse.diffusion.sparse import levels, train_into
@@ -32,7 +32,6 @@ from eclipse.streaming import (
     Progress,
     check_first,
     check_resumable,
-    fingerprint_denoiser,
     purify_source,
 )
 

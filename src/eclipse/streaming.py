@@ -6,7 +6,6 @@ When all are there, the output is assembled and renamed into place, so that it i
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import shutil
 import threading
@@ -28,6 +27,7 @@ from eclipse.data.pictures import Picture, repainted
 from eclipse.data.pixels import quantize
 from eclipse.data.rows import Row, Source
 from eclipse.device import compute_dtype
+from eclipse.diffusion.checkpoint import fingerprint_denoiser
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.errors import EclipseError
 from eclipse.purification import BATCH_PIXELS, Purification, absorb, denoise, prepare
@@ -269,15 +269,6 @@ def _compensated(picture: Picture, id: str, p: float, sigma: float, q: float, se
     stored = picture.rgb[:1] if picture.gray else picture.rgb
     corrupted = once(ImageSet(stored[None], (id,)), p=p, sigma=sigma, q=q, seed=seed).images[0]
     return replace(picture, rgb=np.broadcast_to(corrupted, picture.rgb.shape))
-
-
-def fingerprint_denoiser(denoiser: Denoiser) -> str:
-    """SHA-256 over the names and values of a denoiser's weights."""
-    digest = hashlib.sha256()
-    for name, weights in sorted(denoiser.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weights.float().contiguous().cpu().numpy())
-    return digest.hexdigest()
 
 
 def _prefetch(items: Iterator[T], ahead: int = 3) -> Generator[T, None, None]:

@@ -223,7 +223,8 @@ def _write(out: Path, folder: Path, trained: Trained, result: Mapping[str, Any])
     made = folder / "output"
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir()
-    tensors = {name: value.detach().cpu().contiguous() for name, value in trained.network.state_dict().items()}
+    state = trained.network.state_dict()  # opacus puts a word before every name
+    tensors = {name.removeprefix("_module."): value.detach().cpu().contiguous() for name, value in state.items()}
     write_whole(made / WEIGHTS, save(tensors))
     write_json(made / RESULT, result)
     shutil.rmtree(out, ignore_errors=True)  # the same, from a run that was killed before its manifest said complete

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
 from eclipse.runs import locked, write_json
-from eclipse.stages import Stages, StageStep
+from eclipse.stages import DENOISER, Stages, StageStep
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Kept:
     Attributes:
         images: the set.
         fingerprint: of the set.
-        seconds: that its making took, interruptions not counted.
+        seconds: that its making took, interruptions not counted, and without its denoiser.
+        denoiser: seconds that the training of its denoiser took, which several sets share.
         shared: it was there already.
     """
 
@@ -34,6 +36,7 @@ class Kept:
     fingerprint: str
     seconds: float
     shared: bool
+    denoiser: float = 0.0
 
 
 class Cache:
@@ -85,7 +88,7 @@ class Cache:
             write_json(work / "decides.json", decides)
             told = _Timed(work / "seconds.json", on_step)
             images = make(Stages(work / "stages", told, self.folder / "denoisers"))
-            _write(path, images, images.fingerprint(), told.seconds())
+            _write(path, images, images.fingerprint(), told.seconds(), told.denoiser)
             shutil.rmtree(work / "stages", ignore_errors=True)
             for name in ("decides.json", "seconds.json"):
                 (work / name).unlink(missing_ok=True)
@@ -103,26 +106,35 @@ def key(decides: Mapping[str, Any]) -> str:
 
 
 class _Timed:
-    """Counts the seconds of a making over its interruptions."""
+    """Counts the seconds of a making over its interruptions; those that a denoiser takes are not its own."""
 
     def __init__(self, path: Path, on_step: Callable[[StageStep], None]) -> None:
-        self._path, self._on_step, self._began = path, on_step, time.monotonic()
-        self._before = float(json.loads(path.read_text())["seconds"]) if path.exists() else 0.0
+        self._path, self._on_step, self._last = path, on_step, time.monotonic()
+        self._sum = float(json.loads(path.read_text())["seconds"]) if path.exists() else 0.0
+        self.denoiser = 0.0
 
     def __call__(self, step: StageStep) -> None:
-        write_json(self._path, {"seconds": self.seconds()})
+        own = self.seconds()
+        if step.stage == DENOISER:
+            self.denoiser = step.facts.get("seconds", 0.0)
+        else:
+            self._sum = own
+            write_json(self._path, {"seconds": own})
+        self._last = time.monotonic()
         self._on_step(step)
 
     def seconds(self) -> float:
-        return self._before + time.monotonic() - self._began
+        """Up to now."""
+        return self._sum + time.monotonic() - self._last
 
 
-def _write(path: Path, images: ImageSet, fingerprint: str, seconds: float) -> None:
+def _write(path: Path, images: ImageSet, fingerprint: str, seconds: float, denoiser: float = 0.0) -> None:
     about = {
         "ids": images.ids,
         "class names": images.class_names,
         "fingerprint": fingerprint,
         "seconds": round(seconds, 2),
+        "denoiser": round(denoiser, 2),
     }
     arrays: dict[str, NDArray[Any]] = {
         "images": images.images,
@@ -130,10 +142,12 @@ def _write(path: Path, images: ImageSet, fingerprint: str, seconds: float) -> No
     }
     if images.labels is not None:
         arrays["labels"] = images.labels
-    partial = path.with_name(f".{path.name}.{time.monotonic_ns()}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -144,9 +158,10 @@ def _read(path: Path, shared: bool) -> Kept:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())
             labels = file.get("labels")
-            names = about["class names"]
-            images = ImageSet(file["images"], tuple(about["ids"]), labels, None if names is None else tuple(names))
-        return Kept(images, str(about["fingerprint"]), float(about["seconds"]), shared)
+            names = None if about["class names"] is None else tuple(about["class names"])
+            images = ImageSet(file["images"], tuple(about["ids"]), labels, names)
+        denoiser = float(about.get("denoiser", 0.0))
+        return Kept(images, str(about["fingerprint"]), float(about["seconds"]), shared, denoiser)
     except FileNotFoundError as error:
         raise EclipseError(f"{path} has vanished from the cache; run the same command again") from error
     except Exception as error:  # a damaged archive raises one of many kinds

@@ -34,12 +34,14 @@ class Bench:
         sets: the fingerprint of each set that the grid names: ``train``, ``test``, ``trusted``, ``clean``.
         cache: folder of what cells share.
         device: where to compute.
+        trusted: how many trusted images there are, for the results; None for no such set.
     """
 
     grid: Grid
     sets: Mapping[str, str]
     cache: Path
     device: str
+    trusted: int | None = None
 
     @cached_property
     def _kept(self) -> Cache:
@@ -156,7 +158,7 @@ class Bench:
             **asdict(self.grid.data),
             "train images": len(train),
             "test images": len(test),
-            **({"trusted images": len(self._kept.load(self.sets["trusted"]))} if "trusted" in self.sets else {}),
+            **({} if self.trusted is None else {"trusted images": self.trusted}),
             "image": list(train.images.shape[1:]),
             "classes": train.num_classes,
             "fingerprints": dict(self.sets),
@@ -197,5 +199,6 @@ def _seconds(poisoned: Kept, prepared: Kept, trained: Trained) -> dict[str, Any]
         "poison shared": poisoned.shared,
         "prepare": prepared.seconds if own else 0.0,
         "prepare shared": prepared.shared if own else False,
+        "denoiser": prepared.denoiser if own else 0.0,
         "train": round(trained.seconds, 2),
     }

@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from eclipse.attacks.cost import expected_cost, passes_per_s
@@ -64,6 +65,7 @@ def _known(bench: Bench, results: Results) -> dict[tuple[str, str], float]:
     for cell in bench.grid.cells():
         path = results.finished(bench.name(cell))
         if path.exists():
-            seconds = json.loads(path.read_text())["seconds"]
-            found.setdefault((cell.defense, cell.arch), []).append((seconds["prepare"] + seconds["train"]) / 60)
+            with suppress(ValueError, KeyError, TypeError):  # a damaged result tells nothing
+                seconds = json.loads(path.read_text())["seconds"]
+                found.setdefault((cell.defense, cell.arch), []).append((seconds["prepare"] + seconds["train"]) / 60)
     return {kind: statistics.median(minutes) for kind, minutes in found.items()}

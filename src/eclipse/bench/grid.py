@@ -4,7 +4,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from eclipse.attacks import ATTACKS
 from eclipse.attacks.attack import Attack
@@ -24,6 +24,7 @@ else:
 VERSION = 1
 CLEAN = "clean"  # what stands for an attack where the data are left as they are
 PROTOCOLS = ("held-out", "paper-overlap")
+_WORDS: dict[type, str] = {str: "word", int: "whole number"}
 
 Section = TypeVar("Section")
 
@@ -124,8 +125,13 @@ class Grid:
             for defense in self.defenses.names
             if seed in self.seeds(defense)
             for attack in self.attacks.names
-            if attack == CLEAN or not self.defense(defense).ignores_data
+            if attack == self._first or not self.defense(defense).ignores_data
         ]
+
+    @property
+    def _first(self) -> str:
+        """The attack for which a defense is run whose result is the same for all: on clean data, if these are named."""
+        return CLEAN if CLEAN in self.attacks.names else self.attacks.names[0]
 
     def seeds(self, defense: str) -> tuple[int, ...]:
         """The seeds of the victims under a defense."""
@@ -197,30 +203,27 @@ class _Reader:
         hints = get_type_hints(kind)
         for word, value in values.items():
             self._check(f"word in [{name}]", word, hints)
-            values[word] = self._value(word, value, str(hints[word]))
+            values[word] = self._value(word, value, hints[word])
         required = [f.name for f in fields(kind) if f.name in ("name", "train", "test", "names", "archs")]  # type: ignore[arg-type]
         missing = [word for word in required if word not in values]
         if missing:
             raise EclipseError(f"[{name}] of {self._path} has no {missing[0]!r}; expected {', '.join(hints)}")
         return kind(**values)
 
-    def _value(self, word: str, value: Any, hint: str) -> Any:
+    def _value(self, word: str, value: Any, hint: Any) -> Any:
         """A value of the right type, lists as tuples."""
-        if "Mapping" in hint:
-            inner = "tuple[int" if "int" in hint else "tuple[str"
-            if isinstance(value, dict):
-                return {name: self._value(name, part, inner) for name, part in value.items()}
-        elif "tuple" in hint:
-            kind: type = int if "int" in hint else str
-            if isinstance(value, list) and value and all(type(part) is kind for part in value):
-                return tuple(value)
-        elif type(value) is (int if "int" in hint else str):
-            return value
-        expected = {"tuple[int": "a list of whole numbers", "tuple[str": "a list of words"}.get(
-            hint.partition(",")[0],
-            "a table of lists" if "Mapping" in hint else "a number" if "int" in hint else "a word",
-        )
-        raise self._error(f"{word} = {value!r}; expected {expected}", word)
+        if get_origin(hint) is Mapping:
+            if not isinstance(value, dict):
+                raise self._error(f"{word} = {value!r}; expected a table of lists", word)
+            return {name: self._value(name, part, get_args(hint)[1]) for name, part in value.items()}
+        kind = str if hint is str or str in get_args(hint) else int
+        if get_origin(hint) is tuple:
+            if not isinstance(value, list) or not value or any(type(part) is not kind for part in value):
+                raise self._error(f"{word} = {value!r}; expected a list of {_WORDS[kind]}s", word)
+            return tuple(value)
+        if type(value) is not kind:
+            raise self._error(f"{word} = {value!r}; expected a {_WORDS[kind]}", word)
+        return value
 
     def _check_names(self, grid: Grid) -> None:
         for kind, names, known in (

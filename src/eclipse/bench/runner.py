@@ -178,7 +178,11 @@ class _Worker:
         if not self.process.is_alive():
             self._start()
         self.cell = waiting.pop()
-        self.events.send(self.cell)
+        try:
+            self.events.send(self.cell)
+        except OSError:  # it was killed this moment
+            self._start()
+            self.events.send(self.cell)
 
     def heard(self, ready: Sequence[object]) -> Iterator[CellStep]:
         """What a busy process has said, or its end."""
@@ -246,12 +250,18 @@ def _work(events: Connection, bench: Bench, results: Results, threads: int) -> N
             result = bench.run(choice, lambda step, cell=cell: say(CellStep(cell, "works", step)))  # type: ignore[misc]
             write_json(results.finished(cell), {**result, "command": command(bench, choice)})
         except Exception as error:
-            reason = str(error) if isinstance(error, EclipseError) else "".join(traceback.format_exception(error))
+            reason = _reason(error)
             fail(results, cell, choice, bench, reason)
             say(CellStep(cell, "failed", reason=reason))
         else:
             results.failed(cell).unlink(missing_ok=True)
             say(CellStep(cell, "done", accuracy=result["accuracy"]))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"the GPU has too little memory ({error}); choose a smaller network or batch, or --device cpu"
+    return str(error) if isinstance(error, EclipseError) else "".join(traceback.format_exception(error))
 
 
 def fail(results: Results, cell: str, choice: Choice, bench: Bench, reason: str) -> None:

@@ -8,6 +8,7 @@ from eclipse.bench.grid import Data, Grid
 from eclipse.data.imageset import ImageSet
 from eclipse.data.rows import Source
 from eclipse.data.sources import load_imageset, open_source, split_slice
+from eclipse.defenses.dilution import fitting
 from eclipse.errors import EclipseError
 from eclipse.evaluation import check_sets
 
@@ -41,6 +42,9 @@ def load_sets(grid: Grid, root: Path) -> Sets:
     for name, others in (("trusted", images.get("trusted")), ("clean", images.get("clean"))):
         if others is not None and others.images.shape[1:] != images["train"].images.shape[1:]:
             raise EclipseError(f"the {name} images of {grid.path} are of another size than the training images")
+    for name in grid.defenses.names:
+        if grid.defense(name).needs() == "labelled images":
+            fitting(images["train"], images.get("trusted"), name)
     _check_overlap("train", sources, images)
     if grid.protocol != "paper-overlap":
         for name in ("trusted", "clean"):

@@ -40,54 +40,28 @@ def bench(
     ] = False,
 ) -> None:
     """Run a grid."""
-    from eclipse.bench import runner
-    from eclipse.bench.cache import Cache
-    from eclipse.bench.cells import Bench
-    from eclipse.bench.cost import expected
-    from eclipse.bench.grid import read_grid
-    from eclipse.bench.sets import load_sets
+    from eclipse.bench.plan import plan
+    from eclipse.bench.runner import CellStep, run_cells
     from eclipse.cli.show import Show, facts
-    from eclipse.device import describe_device, resolve_device
 
-    read, results, where = read_grid(grid), runner.Results(out), resolve_device(device)
-    sets = load_sets(read, data)
-    named = {name: images for name, images in vars(sets).items() if images is not None}
-    whole = Bench(read, {name: images.fingerprint() for name, images in named.items()}, cache or out / ".cache", where)
-    results.check(whole)
-    cells = runner.chosen(whole, cell or ())
-    missing = [choice for choice in cells if not results.finished(whole.name(choice)).exists()]
-    about = {
-        "grid": f"{read.name}, {len(read.cells())} cells, {len(missing)} of {len(cells)} to do",
-        "data": f"{read.data.name}: {len(sets.train):,} training images, {len(sets.test):,} test images",
-        "protocol": read.protocol,
-        "recipe": f"{read.victims.recipe}, {whole.recipe.epochs} epochs",
-        "device": describe_device(where),
-        "results": out,
-    }
-    facts("settings", about)
+    asked = plan(grid, data, out, cells=cell or (), cache=cache, device=device)
+    facts("settings", asked.in_words())
     if dry_run:
-        _tell_cost(whole, expected(whole, results, missing, sets.train))
+        _tell_cost(asked.bench, asked.cost())
         return
-    if not missing:
+    if not asked.missing:
         return
-    kept = Cache(whole.cache)
-    for images in named.values():
-        kept.keep(images)
-    del sets, named
-    ended = itertools.count(1)
+    asked.keep_sets()
+    total, ended = len(asked.missing), itertools.count(1)
+
+    def tell(event: CellStep) -> None:
+        show.cell(event, 0 if event.what == "works" else next(ended), total)
+
     with Show() as show:
-        broken = runner.run_cells(
-            whole,
-            results,
-            missing,
-            jobs,
-            lambda event: show.cell(event, 0 if event.what == "works" else next(ended), len(missing)),
-        )
-    print(f"{len(missing) - broken} of {len(missing)} cells done; eclipse report {out} shows them")
+        broken = run_cells(asked.bench, asked.results, asked.missing, jobs, tell)
+    print(f"{total - broken} of {total} cells done; eclipse report {out} shows them")
     if broken:
-        print(
-            f"eclipse: {broken} cells broke, see {out / 'failed'}; the same command tries them again", file=sys.stderr
-        )
+        print(f"eclipse: {broken} cells broke, see {out / 'failed'}; the same command tries again", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -44,7 +44,7 @@ class AT(Defense):
     title: ClassVar[str] = "adversarial training"
     acts: ClassVar[str] = "training"
     small: ClassVar[Mapping[str, Any]] = {"steps": 3, "step_share": 0.5}
-    norm: str = "L2"
+    norm: str = field(default="L2", metadata={"variant": True})
     radius: float | None = field(default=None, metadata={"levels": True})
     step_share: float | None = None
     steps: int | None = None

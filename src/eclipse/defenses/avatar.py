@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense, need
 from eclipse.defenses.purifying import TrainedPurification, purify_set
-from eclipse.diffusion.checkpoint import load_denoiser
+from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.parameters import all_fields
 from eclipse.purification import Purification
@@ -75,8 +75,11 @@ class AVATAR(Defense):
         return purify_set(data, given, self._trained().how, seed=seed, device=device, stages=stages)
 
     def settings(self) -> dict[str, Any]:
-        """All fields, with the preset's numbers where a denoiser is trained."""
-        return {**all_fields(self), **self._trained().settings()} if self.denoiser is None else all_fields(self)
+        """All fields, with the preset's numbers where a denoiser is trained, or the fingerprint of the given one."""
+        if self.denoiser is not None:
+            given = load_denoiser(Path(self.denoiser))
+            return {**all_fields(self), "denoiser": fingerprint_denoiser(given)}
+        return {**all_fields(self), **self._trained().settings()}
 
     def cost(self) -> float:
         """With the training of the denoiser, by operations, for a ResNet-18, 80 epochs and 50,000 32x32 images."""

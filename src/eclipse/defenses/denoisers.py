@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from eclipse.diffusion.presets import get_preset
 from eclipse.diffusion.sparse import settings, train_denoiser, train_into
 from eclipse.diffusion.training import TrainStep
 from eclipse.runs import locked
-from eclipse.stages import Stages
+from eclipse.stages import DENOISER, Stages
 
 TELL_EVERY_S = 1.0
 
@@ -50,7 +50,9 @@ def kept_denoiser(
     place.mkdir(parents=True, exist_ok=True)
     folder = place / _name(images, preset, iterations, sigma, seed, where)
     with locked(folder.with_name(f".{folder.name}.lock"), folder, wait=True):
-        return train_into(folder, images, preset, minutes=None, **how)
+        denoiser = train_into(folder, images, preset, minutes=None, **how)
+    stages.tell(DENOISER, told.total, told.total, seconds=float(cast(float, denoiser.config.trained["seconds"])))
+    return denoiser
 
 
 def to_color(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -80,4 +82,4 @@ class _Told:
     def __call__(self, step: TrainStep) -> None:
         if step.seconds - self.last >= TELL_EVERY_S or step.step == self.total:
             self.last = step.seconds
-            self.stages.tell("denoiser", step.step, self.total, loss=step.loss)
+            self.stages.tell(DENOISER, step.step, self.total, loss=step.loss)

@@ -36,7 +36,7 @@ class Dilution(Defense):
         stages: Stages | None = None,
     ) -> ImageSet:
         """Append the trusted images; their ids get a prefix that makes them unlike those of the others."""
-        trusted = _fitting(data, trusted, "dilution")
+        trusted = fitting(data, trusted, "dilution")
         prefix = _PREFIX
         while any(id.startswith(prefix) for id in data.ids):
             prefix += "/"
@@ -73,7 +73,7 @@ class TrustedOnly(Defense):
         stages: Stages | None = None,
     ) -> ImageSet:
         """Return the trusted images in place of the others; the ids of repeated ones get the number of the copy."""
-        trusted = _fitting(data, trusted, "trusted-only")
+        trusted = fitting(data, trusted, "trusted-only")
         if not self.equal_steps:
             return trusted
         copies, rows = np.divmod(np.arange(max(len(data), len(trusted))), len(trusted))
@@ -81,7 +81,7 @@ class TrustedOnly(Defense):
         return replace(repeated, ids=tuple(f"{copy}/{id}" for copy, id in zip(copies, repeated.ids, strict=True)))
 
 
-def _fitting(data: ImageSet, trusted: ImageSet | None, defense: str) -> ImageSet:
+def fitting(data: ImageSet, trusted: ImageSet | None, defense: str) -> ImageSet:
     """The trusted images with the class names of the others, or an error that says how they do not fit them."""
     trusted = need(trusted, defense, "labelled images")
     if not len(trusted) or trusted.labels is None:

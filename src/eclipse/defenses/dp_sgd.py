@@ -52,6 +52,7 @@ class DPSGD(Defense):
 
     title: ClassVar[str] = "clipped and noisy gradients"
     acts: ClassVar[str] = "training"
+    package: ClassVar[tuple[str, str] | None] = ("opacus", "dp")
     max_grad_norm: float = 4.0
     noise_multiplier: float = 0.01
 

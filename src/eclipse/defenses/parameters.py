@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from eclipse.defenses import make_defense
 from eclipse.defenses.defense import Defense
+from eclipse.errors import require
 from eclipse.parameters import changed_fields
 
 
@@ -16,7 +17,10 @@ def defense_with(name: str, scale: str, settings: Sequence[str]) -> Defense:
         settings: as ``parameter=value``, such as ``eps=4``.
 
     Raises:
-        EclipseError: unknown defense, scale or parameter, or a value that it cannot have.
+        EclipseError: unknown defense, scale or parameter, a value that it cannot have, or a package that is missing.
     """
     defense = make_defense(name, scale=scale)
-    return make_defense(name, scale=scale, **changed_fields(defense, name, settings))
+    changed = make_defense(name, scale=scale, **changed_fields(defense, name, settings))
+    if changed.package is not None:
+        require(*changed.package)
+    return changed

@@ -61,6 +61,15 @@ def load_denoiser(folder: Path, device: torch.device | str = "cpu") -> Denoiser:
     return denoiser.to(device).eval().requires_grad_(False)
 
 
+def fingerprint_denoiser(denoiser: Denoiser) -> str:
+    """SHA-256 over the names and values of a denoiser's weights."""
+    digest = hashlib.sha256()
+    for name, weights in sorted(denoiser.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weights.float().contiguous().cpu().numpy())
+    return digest.hexdigest()
+
+
 def _write(denoiser: Denoiser, folder: Path) -> None:
     # safetensors refuses strided tensors, which channels-last leaves behind.
     weights = st.save({name: tensor.contiguous() for name, tensor in denoiser.network.state_dict().items()})

@@ -1,7 +1,7 @@
 """A report as one HTML page that needs nothing beside itself: no script, no font, no picture."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 
 from eclipse.report import tables, wording
@@ -215,7 +215,7 @@ def _listed(scale: str, settings: Sequence[tuple[str, str]]) -> str:
 
 
 def _run(cell: Cell) -> Run:
-    parts = {"poison": cell.seconds.poison, "prepare": cell.seconds.prepare, "train": cell.seconds.train}
+    parts = asdict(cell.seconds)
     times = ", ".join(f"{name} {duration(time)}" for name, time in parts.items() if time)
     return Run(cell.plan.seed, f"{percent(cell.accuracy)} %", times, cell.finished, cell.command)
 

@@ -70,6 +70,7 @@ class Seconds:
 
     poison: float | None
     prepare: float | None
+    denoiser: float | None
     train: float
 
 
@@ -246,7 +247,8 @@ def _defense(defense: Fields) -> Defense:
 
 
 def _seconds(seconds: Fields) -> Seconds:
-    return Seconds(seconds.number_or_none("poison"), seconds.number_or_none("prepare"), seconds.number("train"))
+    poison, prepare, denoiser = (seconds.number_or_none(name) for name in ("poison", "prepare", "denoiser"))
+    return Seconds(poison, prepare, denoiser, seconds.number("train"))
 
 
 def _failure(path: Path) -> Failure:

@@ -151,7 +151,7 @@ def _defenses(section: Section) -> Sheet:
         recovery_note(section),
         "Mean accuracy is over all poisons of the grid, drop is what the defense costs on clean data in points.",
         "Times are medians; the factor is preparation and training over training without a defense; images that "
-        "several cells share are prepared once and counted in each.",
+        "several cells share are prepared once and counted in each, and so is the training of a denoiser.",
         *_paper_mean_note(section),
     )
     rows = [_defense(section, rank, defense) for rank, defense in enumerate(tables.ranked(section), start=1)]

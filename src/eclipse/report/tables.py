@@ -220,11 +220,11 @@ def needs(section: Section, defense: str) -> str:
 
 
 def cost(section: Section, defense: str) -> Cost | None:
-    """What a defense costs; a prepared set that several cells share is counted in full for each."""
+    """What a defense costs; a prepared set and its denoiser, which cells share, are counted in full for each."""
     cells, plain = cells_of(section, defense), cells_of(section, NONE)
     if not cells:
         return None
-    prepare = statistics.median(cell.seconds.prepare or 0.0 for cell in cells)
+    prepare = statistics.median((cell.seconds.prepare or 0.0) + (cell.seconds.denoiser or 0.0) for cell in cells)
     train = statistics.median(cell.seconds.train for cell in cells)
     base = statistics.median(cell.seconds.train for cell in plain) if plain else 0.0
     return Cost(prepare, train, (prepare + train) / base if base else None)
