@@ -241,6 +241,8 @@ def test_a_command_that_was_killed_after_its_output_was_there_completes_it(
         (["--compile", "--defense", "dp-sgd"], "changes the network, which then does not compile; leave --compile out"),
         (["--epochs", "0"], "0 epochs; expected at least 1"),
         (["--test", "{data}/none"], "no such path"),
+        (["--test", "{data}/train[5:9]"], "4 rows of"),
+        (["--defense", "one-step", "--trusted", "{data}/test"], "(trusted), too; choose other slices"),
         (["--device", "cuda:9"], "is not here"),
         (["--out", "{data}/train"], "exists; choose another output"),
         (["--out", "{data}/no/run"], "no such folder"),

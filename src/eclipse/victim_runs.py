@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eclipse.data.imageset import ImageSet
+from eclipse.data.overlap import check_apart_from_test
 from eclipse.data.sources import load_imageset, open_source
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.parameters import defense_with
@@ -125,8 +126,8 @@ def plan(request: Request) -> Plan:
         raise EclipseError(
             f"the defense {request.defense} changes the network, which then does not compile; leave --compile out"
         )
-    data, test = (load_imageset(open_source(spec), "training a victim") for spec in (request.dataset, request.test))
-    trusted = None if request.trusted is None else load_imageset(open_source(request.trusted), "a defense")
+    sets = _load(request)
+    data, test, trusted = sets["training"], sets["test"], sets.get("trusted")
     made = Plan(request, data, test, trusted, defense, recipe, device)
     new_victim(request.arch, data, check_sets(data, test), defense, request.seed, "cpu")  # refuses what does not fit
     if not request.out.parent.is_dir():
@@ -135,6 +136,16 @@ def plan(request: Request) -> Plan:
         raise EclipseError(f"{request.out} exists; choose another output")
     _check_resumable(made)
     return replace(made, finished=_finished(made)) if request.out.exists() else made
+
+
+def _load(request: Request) -> dict[str, ImageSet]:
+    """The sets by their parts; none may share images with the test images."""
+    specs = {"training": request.dataset, "test": request.test, "trusted": request.trusted}
+    sources = {part: open_source(spec) for part, spec in specs.items() if spec is not None}
+    sets = {part: load_imageset(source, "training a victim") for part, source in sources.items()}
+    for part in sets.keys() - {"test"}:
+        check_apart_from_test(sources["test"], sets["test"], sources[part], sets[part], part)
+    return sets
 
 
 def recipe_with(name: str, epochs: int | None) -> Recipe:
