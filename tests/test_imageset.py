@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,24 +73,25 @@ def test_classes_are_counted_by_name_or_else_by_label() -> None:
     assert ImageSet.from_arrays(IMAGES, [0, 0, 0, 0], ["a", "b", "c"]).num_classes == 3
 
 
-def test_fingerprint_is_of_pixels_labels_ids_and_order() -> None:
+def test_fingerprint_is_of_pixels_labels_ids_order_and_class_names() -> None:
     base = sample()
     other_pixel = IMAGES.copy()
     other_pixel[3, 2, 7, 7] ^= 1
     others = [
         base.with_images(other_pixel),
-        ImageSet(IMAGES, ("a", "b", "c", "e"), base.labels),
-        ImageSet(IMAGES, base.ids, np.array([0, 1, 1, 1])),
-        ImageSet(IMAGES, base.ids),
+        replace(base, ids=("a", "b", "c", "e")),
+        replace(base, labels=np.array([0, 1, 1, 1])),
+        replace(base, labels=None),
+        replace(base, class_names=None),
         base[::-1],
-        ImageSet(IMAGES.reshape(4, 3, 4, 16), base.ids, base.labels),
-        ImageSet(IMAGES, ("a", "b", "c\nd", ""), base.labels),
-        ImageSet(IMAGES, ("a", "b", "c", "d\n"), base.labels),
-        ImageSet(IMAGES, ("a", "b", "c", "\udcff"), base.labels),  # a file name that is not UTF-8
+        base.with_images(IMAGES.reshape(4, 3, 4, 16)),
+        replace(base, ids=("a", "b", "c\nd", "")),
+        replace(base, ids=("a", "b", "c", "d\n")),
+        replace(base, ids=("a", "b", "c", "\udcff")),  # a file name that is not UTF-8
     ]
     prints = {images.fingerprint() for images in [base, *others]}
     assert len(prints) == 1 + len(others)
-    assert ImageSet(np.asfortranarray(IMAGES), base.ids, base.labels).fingerprint() == base.fingerprint()
+    assert base.with_images(np.asfortranarray(IMAGES)).fingerprint() == base.fingerprint()
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,8 @@ class ImageSet:
         return int(self.require_labels("counting the classes").max(initial=-1)) + 1
 
     def fingerprint(self) -> str:
-        """SHA-256 over pixels, labels and ids in order."""
-        digest = hashlib.sha256(json.dumps([self.images.shape, self.ids]).encode())
+        """SHA-256 over pixels, labels and ids in order, and the class names."""
+        digest = hashlib.sha256(json.dumps([self.images.shape, self.ids, self.class_names]).encode())
         digest.update(np.ascontiguousarray(self.images).data)
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels).data)
