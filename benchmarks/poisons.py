@@ -141,6 +141,7 @@ def render(results: Path) -> str:
         if not any(found) and name not in crafted:
             continue
         lines.append(f"| {name} | {_crafted(crafted.get(name))} | " + " | ".join(map(_score, found)) + " |")
+    lines += ["", "Why some bite less than they should: [log.md](log.md#poisons-at-the-small-scale)."]
     lines += ["", f"One JSON file a crafting and a cell: `{results}`. Command:", ""]
     lines += [f"    python benchmarks/poisons.py --train '{one['train']}' --test '{one['test']}'", ""]
     return "\n".join(lines)
