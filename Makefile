@@ -2,6 +2,8 @@
 # Each builds .venv by itself, once, from the pins in constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two processes; the tests of a file stay together, for the sake of what they share.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 export PIP_CONSTRAINT := $(abspath constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -11,10 +13,10 @@ demo: .venv/.runtime
 	$(BIN)/eclipse demo --out demo-output
 
 test: .venv/.dev lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: .venv/.dev lint
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from small_run import FAKE, Kill, ended, start
 from test_data_layouts import tree_bytes
 from test_resume import Killed, killing, manifest, names, refused
 
-from eclipse import poisoning
+from eclipse import poisoning, stages
 from eclipse.attacks import ATTACKS, crafting
 from eclipse.errors import EclipseError
 from eclipse.poisoning import craft_folder
@@ -232,7 +232,7 @@ def test_an_image_that_changes_while_the_poison_is_crafted_is_found_out(
 def test_a_failed_run_says_why_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, poison: Command, saves: list[str]
 ) -> None:
-    write, left = crafting.write_whole, [3]
+    write, left = stages.write_whole, [3]
 
     def full(path: Path, data: bytes) -> None:
         left[0] -= 1
@@ -241,7 +241,7 @@ def test_a_failed_run_says_why_and_goes_on(
         write(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(crafting, "write_whole", full)
+        patch.setattr(stages, "write_whole", full)
         said = poison()
     assert said.code == 2 and "the disk is full: free some space and run the same command again" in said.err
     failed = manifest(tmp_path / "out")
