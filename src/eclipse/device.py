@@ -56,6 +56,18 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
+@contextmanager
+def enough_memory(device: str, work: str) -> Iterator[None]:
+    """Word what torch raises when a GPU is too small; ``work`` goes on after "too little memory"."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EclipseError(
+            f"{device} has too little memory {work}; expected a larger GPU: choose a smaller network or batch, or "
+            "--device cpu"
+        ) from error
+
+
 def describe_device(device: str) -> str:
     """A device in words, for manifests."""
     if torch.device(device).type == "cuda":

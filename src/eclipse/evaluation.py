@@ -1,18 +1,15 @@
 """Train a victim under a defense and measure it on clean images: what ``eclipse train`` and each cell of a grid do."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense
-from eclipse.device import channels_last, seeded
+from eclipse.device import channels_last, enough_memory, seeded
 from eclipse.errors import EclipseError
 from eclipse.stages import Stages, pack, unpack
 from eclipse.victims.classifier import make_classifier
@@ -90,7 +87,7 @@ def train_victim(
         return defense.adversary(network, x, y, len(epochs) / recipe.epochs)
 
     hooks: dict[str, Any] = {"augment": augment, "adversary": adversary, "optimizer": optimizer, "done": done}
-    with _enough_memory(device, arch, recipe):
+    with enough_memory(device, f"to train {arch} with batches of {recipe.batch}"):
         for event in fit(network, data, recipe, seed=seed, device=device, compiled=compiled, **hooks):
             epochs.append({**asdict(event), "accuracy": accuracy(network, test, device=device)})
             facts = {"epochs": epochs, "seconds": before + time.monotonic() - began}
@@ -130,14 +127,3 @@ def check_sets(data: ImageSet, test: ImageSet) -> int:
     if largest >= classes:
         raise EclipseError(f"test label {largest}; expected less than {classes}, the number of training classes")
     return classes
-
-
-@contextmanager
-def _enough_memory(device: str, arch: str, recipe: Recipe) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise EclipseError(
-            f"{device} has too little memory to train {arch} with batches of {recipe.batch}; expected a larger GPU: "
-            "choose a smaller network or batch, or --device cpu"
-        ) from error

@@ -190,8 +190,7 @@ def run(made: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None)
         with recorded(asked.out, made.settings(), **made.fingerprints()) as found:
             began = time.monotonic()
             preparing = Stages(folder / "prepare", on_step)
-            how = {"seed": asked.seed, "device": made.device}
-            data = made.defense.prepare(made.data, made.trusted, stages=preparing, **how)  # type: ignore[arg-type]
+            data = made.defense.prepare(made.data, made.trusted, seed=asked.seed, device=made.device, stages=preparing)
             prepared_s = time.monotonic() - began
             trained = train_victim(
                 data,

@@ -1,10 +1,9 @@
 """The table of attacks."""
 
-import importlib
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
-from eclipse.errors import EclipseError, unknown
+from eclipse.errors import unknown
+from eclipse.tables import build, load
 
 if TYPE_CHECKING:
     from eclipse.attacks.attack import Attack
@@ -25,15 +24,12 @@ ATTACKS = {
     "hypo": "eclipse.attacks.hypo:HYPO",
 }
 
-SCALES = ("paper", "small")
-
 
 def attack_class(name: str) -> "type[Attack]":
     """The dataclass of an attack by its name in ``ATTACKS``."""
     if name not in ATTACKS:
         raise unknown("attack", name, ATTACKS)
-    module, _, attribute = ATTACKS[name].partition(":")
-    return cast("type[Attack]", getattr(importlib.import_module(module), attribute))
+    return cast("type[Attack]", load(ATTACKS[name]))
 
 
 def make_attack(name: str, *, scale: str = "paper", **parameters: Any) -> "Attack":
@@ -47,14 +43,4 @@ def make_attack(name: str, *, scale: str = "paper", **parameters: Any) -> "Attac
     Raises:
         EclipseError: unknown name, scale or parameter, or a value out of range.
     """
-    cls = attack_class(name)
-    if scale not in SCALES:
-        raise unknown("scale", scale, SCALES)
-    known = [field.name for field in fields(cast(Any, cls))]
-    for parameter in parameters:
-        if parameter not in known:
-            raise unknown(f"parameter of attack {name!r}", parameter, known)
-    try:
-        return cls(**{**(cls.small if scale == "small" else {}), **parameters})
-    except TypeError as error:
-        raise EclipseError(f"a value of attack {name!r} has the wrong type ({error}); see 'eclipse attacks'") from error
+    return cast("Attack", build("attack", name, attack_class(name), scale, {}, parameters))

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from eclipse.attacks.attack import Attack
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pixels import to_unit
 from eclipse.device import channels_last
+from eclipse.victims.fit import unit_rows
 
 LONG_MINUTES = 30.0  # from which on a crafting on a processor deserves a word
 TIMED_PIXELS = {"cpu": 32 * 32 * 32, "cuda": 512 * 32 * 32}  # of a first batch to measure the speed on
@@ -97,9 +97,8 @@ def passes_per_s(network: nn.Module, clean: ImageSet, device: str) -> float:
 def _timed(network: nn.Module, batch: ImageSet, device: str) -> float:
     """Images a second, forward, and backward down to the weights and the pixels."""
     began = time.perf_counter()
-    x = to_unit(torch.from_numpy(batch.images.copy()).to(device))
     y = torch.tensor(batch.require_labels("poisoning"), device=device)
-    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    x = unit_rows(batch, slice(None), device).requires_grad_()
     loss = F.cross_entropy(network(x), y)
     gradient = torch.autograd.grad(loss, [x, *network.parameters()], allow_unused=True)[0]
     float(gradient.sum())  # waits for the device

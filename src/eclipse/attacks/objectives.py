@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from eclipse.attacks.crafting import craft_rows, row_groups
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pixels import to_unit
 from eclipse.pgd import PGD, Loss, Transform, pgd
 from eclipse.stages import Stages
 from eclipse.victims.classifier import Classifier
+from eclipse.victims.fit import unit_rows
 
 
 def feature_distance(network: Classifier, goals: Tensor) -> Loss:
@@ -41,12 +41,6 @@ def centroids(network: Classifier, clean: ImageSet, device: str) -> Tensor:
         # A product of matrices, because index_add is not deterministic on a GPU.
         sums += member[rows].T @ network.embed(unit_rows(clean, rows, device)).double()
     return (sums / member.sum(0)[:, None]).float()
-
-
-def unit_rows(clean: ImageSet, rows: slice, device: str) -> Tensor:
-    """Some images of a set in [0, 1], in the memory layout that networks like."""
-    x = to_unit(torch.from_numpy(clean.images[rows].copy()).to(device))
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def craft_pgd(

@@ -14,7 +14,6 @@ from eclipse.attacks.objectives import (
     craft_pgd,
     feature_distance,
     present_classes,
-    unit_rows,
 )
 from eclipse.attacks.perturbation import add_noise
 from eclipse.data.imageset import ImageSet
@@ -22,7 +21,7 @@ from eclipse.errors import EclipseError, unknown
 from eclipse.pgd import PGD, Loss, cross_entropy, gradient, project
 from eclipse.stages import Stages
 from eclipse.victims.classifier import Classifier
-from eclipse.victims.fit import RECIPES, Recipe
+from eclipse.victims.fit import RECIPES, Recipe, unit_rows
 
 VARIANTS = {"sep": 30, "fa": 30, "fa-vr": 15}
 """How many checkpoints each variant takes in the paper."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
 from eclipse.attacks.crafting import row_groups, train_surrogate
-from eclipse.attacks.objectives import craft_pgd, present_classes, unit_rows
+from eclipse.attacks.objectives import craft_pgd, present_classes
 from eclipse.attacks.perturbation import add_noise
 from eclipse.attacks.transforms import flip_shift
 from eclipse.data.imageset import ImageSet
@@ -19,7 +19,7 @@ from eclipse.device import seeded
 from eclipse.errors import EclipseError
 from eclipse.pgd import PGD, Transform, cross_entropy
 from eclipse.stages import Stages
-from eclipse.victims.fit import RECIPES, Recipe
+from eclipse.victims.fit import RECIPES, Recipe, unit_rows
 
 _RECIPE = Recipe(
     epochs=40, batch=128, lr=0.1, weight_decay=5e-4, nesterov=True, pad=0, flip=False,

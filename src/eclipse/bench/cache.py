@@ -56,12 +56,12 @@ class Cache:
         fingerprint = images.fingerprint()
         path = self._place("sets", fingerprint)
         if not path.exists():
-            _write(path, images, fingerprint, 0.0)
+            _write(path, Kept(images, fingerprint, 0.0, False))
         return fingerprint
 
     def load(self, fingerprint: str) -> ImageSet:
         """A set that was kept."""
-        return _read(self._place("sets", fingerprint), shared=True).images
+        return _read(self._place("sets", fingerprint)).images
 
     def made(
         self,
@@ -80,19 +80,20 @@ class Cache:
         """
         path = self._place(kind, key(decides))
         if path.exists():
-            return _read(path, shared=True)
+            return _read(path)
         work = path.with_name(f".{path.stem}.making")
         with locked(work, path, wait=True):
             if path.exists():
-                return _read(path, shared=True)
+                return _read(path)
             write_json(work / "decides.json", decides)
             told = _Timed(work / "seconds.json", on_step)
             images = make(Stages(work / "stages", told, self.folder / "denoisers"))
-            _write(path, images, images.fingerprint(), told.seconds(), told.denoiser)
+            kept = Kept(images, images.fingerprint(), round(told.seconds(), 2), False, round(told.denoiser, 2))
+            _write(path, kept)
             shutil.rmtree(work / "stages", ignore_errors=True)
             for name in ("decides.json", "seconds.json"):
                 (work / name).unlink(missing_ok=True)
-        return _read(path, shared=False)
+        return kept
 
     def _place(self, kind: str, name: str) -> Path:
         folder = self.folder / kind
@@ -128,13 +129,14 @@ class _Timed:
         return self._sum + time.monotonic() - self._last
 
 
-def _write(path: Path, images: ImageSet, fingerprint: str, seconds: float, denoiser: float = 0.0) -> None:
+def _write(path: Path, kept: Kept) -> None:
+    images = kept.images
     about = {
         "ids": images.ids,
         "class names": images.class_names,
-        "fingerprint": fingerprint,
-        "seconds": round(seconds, 2),
-        "denoiser": round(denoiser, 2),
+        "fingerprint": kept.fingerprint,
+        "seconds": kept.seconds,
+        "denoiser": kept.denoiser,
     }
     arrays: dict[str, NDArray[Any]] = {
         "images": images.images,
@@ -153,7 +155,7 @@ def _write(path: Path, images: ImageSet, fingerprint: str, seconds: float, denoi
         partial.unlink(missing_ok=True)
 
 
-def _read(path: Path, shared: bool) -> Kept:
+def _read(path: Path) -> Kept:
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())
@@ -161,7 +163,7 @@ def _read(path: Path, shared: bool) -> Kept:
             names = None if about["class names"] is None else tuple(about["class names"])
             images = ImageSet(file["images"], tuple(about["ids"]), labels, names)
         denoiser = float(about.get("denoiser", 0.0))
-        return Kept(images, str(about["fingerprint"]), float(about["seconds"]), shared, denoiser)
+        return Kept(images, str(about["fingerprint"]), float(about["seconds"]), True, denoiser)
     except FileNotFoundError as error:
         raise EclipseError(f"{path} has vanished from the cache; run the same command again") from error
     except Exception as error:  # a damaged archive raises one of many kinds

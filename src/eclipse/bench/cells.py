@@ -57,8 +57,8 @@ class Bench:
         decides = {
             "protocol": self.grid.protocol,
             "test": self.sets["test"],
-            "poisoned": self._poison(choice.attack),
-            "defense": self._defended(choice.defense),
+            "poisoned": self._poisons[choice.attack],
+            "defense": self._defended[choice.defense],
             "arch": choice.arch,
             "recipe": asdict(self.recipe),
             "seed": choice.seed,
@@ -109,7 +109,7 @@ class Bench:
             clean = self._kept.load(fingerprint)
             return attack.poison(clean, seed=self.grid.attacks.seed, device=self.device, crafting=stages)
 
-        return self._kept.made("poisoned", self._poison(name), make, tell)
+        return self._kept.made("poisoned", self._poisons[name], make, tell)
 
     def _prepared(self, name: str, poisoned: Kept, tell: Tell) -> Kept:
         """The set that a defense trains on."""
@@ -122,7 +122,7 @@ class Bench:
             images = None if trusted is None else self._kept.load(trusted)
             return defense.prepare(poisoned.images, images, seed=seed, device=self.device, stages=stages)
 
-        decides = {**self._defended(name), "fields": defense.preparation(), "data": poisoned.fingerprint}
+        decides = {**self._defended[name], "fields": defense.preparation(), "data": poisoned.fingerprint}
         return self._kept.made("prepared", decides, make, tell)
 
     def _trusted(self, defense: Defense) -> str | None:
@@ -132,21 +132,30 @@ class Bench:
             return None
         return self.sets.get("clean", self.sets["trusted"]) if needed == "a clean set" else self.sets["trusted"]
 
-    def _poison(self, name: str) -> dict[str, Any]:
-        """What decides a poisoned set."""
-        attack = self.grid.attack(name)
-        fields = None if attack is None else {"name": name, "seed": self.grid.attacks.seed, **all_fields(attack)}
-        return {"train": self.sets["train"], "attack": fields, "device": self._kind}
+    @cached_property
+    def _poisons(self) -> dict[str, dict[str, Any]]:
+        """From the name of each attack to what decides its poisoned set."""
+        train, seed = self.sets["train"], self.grid.attacks.seed
+        attacks = {name: self.grid.attack(name) for name in self.grid.attacks.names}
+        fields = {
+            name: None if attack is None else {"name": name, "seed": seed, **all_fields(attack)}
+            for name, attack in attacks.items()
+        }
+        return {name: {"train": train, "attack": fields[name], "device": self._kind} for name in attacks}
 
-    def _defended(self, name: str) -> dict[str, Any]:
-        """What decides a defense."""
-        defense = self.grid.defense(name)
+    @cached_property
+    def _defended(self) -> dict[str, dict[str, Any]]:
+        """From the name of each defense to what decides it; some read a file for that."""
+        defenses = {name: self.grid.defense(name) for name in self.grid.defenses.names}
         return {
-            "defense": type(defense).__name__,
-            "fields": defense.settings(),
-            "seed": self.grid.defenses.seed,
-            "trusted": self._trusted(defense),
-            "device": self._kind,
+            name: {
+                "defense": type(defense).__name__,
+                "fields": defense.settings(),
+                "seed": self.grid.defenses.seed,
+                "trusted": self._trusted(defense),
+                "device": self._kind,
+            }
+            for name, defense in defenses.items()
         }
 
     @property
@@ -183,7 +192,7 @@ class Bench:
             "title": defense.title,
             "scale": self.grid.defenses.scale,
             "seed": self.grid.defenses.seed,
-            "fields": defense.settings(),
+            "fields": self._defended[name]["fields"],
             "trusted": defense.needs(),
             "acts": defense.acts,
             "ignores data": defense.ignores_data,

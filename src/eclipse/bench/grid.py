@@ -9,10 +9,11 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from eclipse.attacks import ATTACKS
 from eclipse.attacks.attack import Attack
 from eclipse.attacks.parameters import attack_with
-from eclipse.defenses import DEFENSES, SCALES
+from eclipse.defenses import DEFENSES, defense_class
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.parameters import defense_with
 from eclipse.errors import EclipseError, unknown
+from eclipse.tables import SCALES
 from eclipse.victims.classifier import CLASSIFIERS
 from eclipse.victims.fit import RECIPES
 
@@ -125,7 +126,7 @@ class Grid:
             for defense in self.defenses.names
             if seed in self.seeds(defense)
             for attack in self.attacks.names
-            if attack == self._first or not self.defense(defense).ignores_data
+            if attack == self._first or not defense_class(defense).ignores_data
         ]
 
     @property

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 
 from eclipse.bench.cells import Bench
 from eclipse.bench.grid import VERSION, Choice
+from eclipse.device import enough_memory
 from eclipse.errors import EclipseError, unknown
 from eclipse.runs import locked, write_json
 from eclipse.stages import StageStep
@@ -101,9 +102,8 @@ class Results:
             }
             for choice in grid.cells()
         ]
-        data = {name: getattr(grid.data, name) for name in ("name", "train", "test", "trusted", "clean")}
-        about = {"version": VERSION, "name": grid.name, "protocol": grid.protocol, "data": data, "cells": cells}
-        write_json(self.folder / "grid.json", about)
+        about = {"version": VERSION, "name": grid.name, "protocol": grid.protocol, "data": asdict(grid.data)}
+        write_json(self.folder / "grid.json", {**about, "cells": cells})
 
 
 def chosen(bench: Bench, patterns: Sequence[str]) -> list[Choice]:
@@ -247,7 +247,8 @@ def _work(events: Connection, bench: Bench, results: Results, threads: int) -> N
             return
         cell = bench.name(choice)
         try:
-            result = bench.run(choice, lambda step, cell=cell: say(CellStep(cell, "works", step)))  # type: ignore[misc]
+            with enough_memory(bench.device, "for this cell"):
+                result = bench.run(choice, lambda step, cell=cell: say(CellStep(cell, "works", step)))  # type: ignore[misc]
             write_json(results.finished(cell), {**result, "command": command(bench, choice)})
         except Exception as error:
             reason = _reason(error)
@@ -259,8 +260,6 @@ def _work(events: Connection, bench: Bench, results: Results, threads: int) -> N
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"the GPU has too little memory ({error}); choose a smaller network or batch, or --device cpu"
     return str(error) if isinstance(error, EclipseError) else "".join(traceback.format_exception(error))
 
 

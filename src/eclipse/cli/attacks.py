@@ -19,7 +19,8 @@ def attacks(
     name: Annotated[str | None, typer.Argument(help="an attack to describe", metavar="NAME")] = None,
 ) -> None:
     """List or describe attacks."""
-    from eclipse.attacks import ATTACKS, SCALES, make_attack
+    from eclipse.attacks import ATTACKS, make_attack
+    from eclipse.tables import SCALES
 
     if name is None:
         _list({name: [make_attack(name, scale=scale) for scale in SCALES] for name in ATTACKS})
@@ -28,10 +29,10 @@ def attacks(
 
 
 def _list(scaled: "dict[str, list[Attack]]") -> None:
-    from eclipse.cli.show import columns
+    from eclipse.cli.show import columns, pair
 
     rows: list[tuple[str, ...]] = [
-        (name, both[0].title, both[0].family, _radius(both[0]), _pair(map(_arch, both)), _pair(map(_passes, both)))
+        (name, both[0].title, both[0].family, _radius(both[0]), pair(map(_arch, both)), pair(map(_passes, both)))
         for name, both in scaled.items()
     ]
     columns(("name", "title", "family", "norm, radius", "surrogate", "passes an image"), rows)
@@ -39,18 +40,10 @@ def _list(scaled: "dict[str, list[Attack]]") -> None:
 
 
 def _describe(name: str, both: "list[Attack]") -> None:
-    import inspect
+    from eclipse.cli.show import described
 
-    from eclipse.attacks import SCALES
-    from eclipse.cli.show import columns
-    from eclipse.parameters import parameters
-
-    print(f"{name}: {both[0].title} ({both[0].family}; {_radius(both[0])})\n")
-    print(inspect.getdoc(type(both[0])), end="\n\n")
-    paper, small = map(parameters, both)
-    rows = [(key, str(paper[key]), str(small[key]), "8-bit levels" if paper[key].levels else "") for key in paper]
-    cost = ("passes an image", *map(_passes, both), "")
-    columns(("parameter", *(f"scale {scale}" for scale in SCALES), ""), [*rows, cost])
+    head = f"{name}: {both[0].title} ({both[0].family}; {_radius(both[0])})"
+    described(head, both, ("passes an image", list(map(_passes, both))))
 
 
 def _radius(attack: "Attack") -> str:
@@ -65,8 +58,3 @@ def _arch(attack: "Attack") -> str:
 
 def _passes(attack: "Attack") -> str:
     return f"{attack.passes():,.0f}"
-
-
-def _pair(values: "map[str]") -> str:
-    """What paper and small have, once where they agree."""
-    return "/".join(dict.fromkeys(values))

@@ -18,7 +18,8 @@ def defenses(
     name: Annotated[str | None, typer.Argument(help="a defense to describe", metavar="NAME")] = None,
 ) -> None:
     """List or describe defenses."""
-    from eclipse.defenses import DEFENSES, SCALES, make_defense
+    from eclipse.defenses import DEFENSES, make_defense
+    from eclipse.tables import SCALES
 
     if name is None:
         _list({name: [make_defense(name, scale=scale) for scale in SCALES] for name in DEFENSES})
@@ -27,16 +28,10 @@ def defenses(
 
 
 def _list(scaled: "dict[str, list[Defense]]") -> None:
-    from eclipse.cli.show import columns
+    from eclipse.cli.show import columns, pair
 
     rows = [
-        (
-            name,
-            _title(name, both[0]),
-            both[0].acts,
-            both[0].needs(),
-            _pair([f"{defense.cost():.3g}" for defense in both]),
-        )
+        (name, _title(name, both[0]), both[0].acts, both[0].needs(), pair(map(_cost, both)))
         for name, both in scaled.items()
     ]
     columns(("name", "title", "acts on", "needs trusted", "cost"), rows)
@@ -44,19 +39,14 @@ def _list(scaled: "dict[str, list[Defense]]") -> None:
 
 
 def _describe(name: str, both: "list[Defense]") -> None:
-    import inspect
+    from eclipse.cli.show import described
 
-    from eclipse.cli.show import columns
-    from eclipse.defenses import SCALES
-    from eclipse.parameters import parameters
+    head = f"{name}: {_title(name, both[0])}; acts on {both[0].acts}; trusted: {both[0].needs()}"
+    described(head, both, ("cost", list(map(_cost, both))))
 
-    defense = both[0]
-    print(f"{name}: {_title(name, defense)}; acts on {defense.acts}; trusted: {defense.needs()}\n")
-    print(inspect.getdoc(type(defense)), end="\n\n")
-    paper, small = map(parameters, both)
-    rows = [(key, str(paper[key]), str(small[key]), "8-bit levels" if paper[key].levels else "") for key in paper]
-    cost = ("cost", *(f"{one.cost():.3g}" for one in both), "")
-    columns(("parameter", *(f"scale {scale}" for scale in SCALES), ""), [*rows, cost])
+
+def _cost(defense: "Defense") -> str:
+    return f"{defense.cost():.3g}"
 
 
 def _title(name: str, defense: "Defense") -> str:
@@ -65,8 +55,3 @@ def _title(name: str, defense: "Defense") -> str:
 
     differs = ", ".join(f"{field} {value}" for field, value in DEFENSES[name][1].items())
     return f"{defense.title} ({differs})" if differs else defense.title
-
-
-def _pair(values: list[str]) -> str:
-    """What paper and small have, once where they agree."""
-    return "/".join(dict.fromkeys(values))

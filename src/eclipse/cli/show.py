@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -61,20 +61,18 @@ class Show:
         self._show("purifying", event.done / event.total, facts, left)
 
     def crafting(self, event: "StageStep") -> None:
-        """Show how far a stage of a crafting is; there may be many, so the bar of a finished one goes."""
-        figures = [f"{name} {value:.3g}" for name, value in event.facts.items()]
-        self._count(f"crafting: {event.stage}", event.done, event.total, figures)
+        """Show how far a stage of a crafting is."""
+        self.stage(event, "crafting: ")
 
-    def stage(self, event: "StageStep") -> None:
-        """Show how far a stage of other long work is."""
+    def stage(self, event: "StageStep", work: str = "") -> None:
+        """Show how far a stage of long work is; there may be many, so the bar of a finished one goes."""
         figures = [f"{name} {value:.3g}" for name, value in event.facts.items()]
-        self._count(event.stage, event.done, event.total, figures)
+        self._count(work + event.stage, event.done, event.total, figures)
 
     def cell(self, event: "CellStep", number: int, total: int) -> None:
         """Show what happened to a cell of a grid: its progress, or its end as a line that stays."""
         if event.step is not None:
-            figures = [f"{name} {value:.3g}" for name, value in event.step.facts.items()]
-            self._count(f"{event.cell}: {event.step.stage}", event.step.done, event.step.total, figures)
+            self.stage(event.step, f"{event.cell}: ")
             return
         end = f"failed: {event.reason.splitlines()[-1]}" if event.accuracy is None else f"{event.accuracy:.2%}"
         text = f"[{number}/{total}] {event.cell}: {end}"
@@ -127,3 +125,23 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_row(*map(Text, row))
     console = Console()
     (console if console.is_terminal else Console(width=WIDTH)).print(table)
+
+
+def pair(values: Iterable[str]) -> str:
+    """What the scales have, once where they agree."""
+    return "/".join(dict.fromkeys(values))
+
+
+def described(head: str, both: Sequence[Any], cost: tuple[str, Sequence[str]]) -> None:
+    """Print an attack or a defense, given at each scale, with its parameters and, last, a line of its cost."""
+    import inspect
+
+    from eclipse.parameters import parameters
+    from eclipse.tables import SCALES
+
+    print(head, end="\n\n")
+    print(inspect.getdoc(type(both[0])), end="\n\n")
+    paper, small = map(parameters, both)
+    rows = [(key, str(paper[key]), str(small[key]), "8-bit levels" if paper[key].levels else "") for key in paper]
+    title, costs = cost
+    columns(("parameter", *(f"scale {scale}" for scale in SCALES), ""), [*rows, (title, *costs, "")])

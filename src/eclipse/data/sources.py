@@ -1,6 +1,5 @@
 """Open any data set by one argument: a path or ``hf:NAME``, with a slice at its end if wanted."""
 
-import importlib
 import os
 import re
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from eclipse.data.pictures import Pixels, size_in_words
 from eclipse.data.rows import Source, Store
 from eclipse.data.tree import walk
 from eclipse.errors import EclipseError
+from eclipse.tables import load
 
 # layout: the function that opens it. Imported when needed, since some of them load pyarrow.
 _OPENERS = {
@@ -101,8 +101,7 @@ def _open_store(place: str, image_column: str | None, label_column: str | None) 
 
 
 def _opener(layout: str) -> Callable[..., Store]:
-    module, _, name = _OPENERS[layout].partition(":")
-    opener: Callable[..., Store] = getattr(importlib.import_module(module), name)
+    opener: Callable[..., Store] = load(_OPENERS[layout])
     return opener
 
 

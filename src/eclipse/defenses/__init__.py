@@ -1,10 +1,9 @@
 """The table of defenses."""
 
-import importlib
-from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from eclipse.errors import EclipseError, unknown
+from eclipse.errors import unknown
+from eclipse.tables import build, load
 
 if TYPE_CHECKING:
     from eclipse.defenses.defense import Defense
@@ -42,15 +41,12 @@ DEFENSES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """From the name of a defense to its dataclass and the fields in which the variant of this name differs."""
 
-SCALES = ("paper", "small")
-
 
 def defense_class(name: str) -> "type[Defense]":
     """The dataclass of a defense by its name in ``DEFENSES``."""
     if name not in DEFENSES:
         raise unknown("defense", name, DEFENSES)
-    module, _, attribute = DEFENSES[name][0].partition(":")
-    return cast("type[Defense]", getattr(importlib.import_module(module), attribute))
+    return cast("type[Defense]", load(DEFENSES[name][0]))
 
 
 def make_defense(name: str, *, scale: str = "paper", **parameters: Any) -> "Defense":
@@ -64,14 +60,4 @@ def make_defense(name: str, *, scale: str = "paper", **parameters: Any) -> "Defe
     Raises:
         EclipseError: unknown name, scale or parameter, or a value out of range.
     """
-    cls = defense_class(name)
-    if scale not in SCALES:
-        raise unknown("scale", scale, SCALES)
-    known = [field.name for field in fields(cls)] if is_dataclass(cls) else list[str]()
-    for parameter in parameters:
-        if parameter not in known:
-            raise unknown(f"parameter of defense {name!r}", parameter, known)
-    try:
-        return cls(**{**(cls.small if scale == "small" else {}), **DEFENSES[name][1], **parameters})
-    except TypeError as error:
-        raise EclipseError(f"a value of defense {name!r} has the wrong type ({error})") from error
+    return cast("Defense", build("defense", name, defense_class(name), scale, DEFENSES[name][1], parameters))

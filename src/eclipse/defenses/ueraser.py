@@ -1,6 +1,7 @@
 """UEraser: strong augmentation, and of several copies of an image the one that the network finds hardest."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -81,6 +82,7 @@ def _laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+@cache
 def _policy(p: float, channels: int) -> nn.Module:
     """The published policy, without the shuffle where there is one channel; it draws from torch's global generators."""
     from kornia import augmentation

@@ -1,6 +1,5 @@
 """The denoiser: a noise-predicting network together with the schedule that it was trained for."""
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias, cast
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.errors import EclipseError, unknown
+from eclipse.tables import load
 
 JSON: TypeAlias = str | int | float | bool | Sequence["JSON"] | Mapping[str, "JSON"] | None
 
@@ -121,8 +121,7 @@ class Denoiser(nn.Module):
 
 def build_denoiser(config: DenoiserConfig) -> Denoiser:
     """Build a denoiser with fresh weights."""
-    module, _, function = ARCHITECTURES[config.architecture].partition(":")
-    build = cast(Callable[[Mapping[str, JSON]], nn.Module], getattr(importlib.import_module(module), function))
+    build = cast(Callable[[Mapping[str, JSON]], nn.Module], load(ARCHITECTURES[config.architecture]))
     return Denoiser(config, build(config.options))
 
 

@@ -1,12 +1,12 @@
 """What a classifier is, and the table of them: victims, surrogates of attacks and networks of defenses alike."""
 
-import importlib
 from abc import ABC, abstractmethod
 from typing import cast
 
 from torch import Tensor, nn
 
 from eclipse.errors import unknown
+from eclipse.tables import load
 
 
 class Classifier(nn.Module, ABC):
@@ -51,5 +51,4 @@ def make_classifier(name: str, num_classes: int, channels: int = 3, side: int = 
     """
     if name not in CLASSIFIERS:
         raise unknown("classifier", name, CLASSIFIERS)
-    module, _, attribute = CLASSIFIERS[name].partition(":")
-    return cast(Classifier, getattr(importlib.import_module(module), attribute)(num_classes, channels, side))
+    return cast(Classifier, load(CLASSIFIERS[name])(num_classes, channels, side))

@@ -188,6 +188,12 @@ def crop_and_flip(images: Tensor, pad: int, flip: bool) -> Tensor:
     return images
 
 
+def unit_rows(images: ImageSet, rows: slice, device: str) -> Tensor:
+    """Some images of a set in [0, 1], in the memory layout that networks like."""
+    x = to_unit(torch.from_numpy(images.images[rows].copy()).to(device))
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 @torch.no_grad()
 def accuracy(network: nn.Module, test: ImageSet, *, device: str = "cpu", batch: int = 500) -> float:
     """The share of ``test`` that ``network``, on ``device``, classifies rightly, in [0, 1]; its mode stays."""
@@ -197,9 +203,9 @@ def accuracy(network: nn.Module, test: ImageSet, *, device: str = "cpu", batch: 
     hits = 0
     for first in range(0, len(test), batch):
         rows = slice(first, first + batch)
-        x = to_unit(torch.from_numpy(test.images[rows].copy()).to(device))
+        x = unit_rows(test, rows, device)
         with autocast(x.device):
-            logits = network(x.contiguous(memory_format=torch.channels_last))
+            logits = network(x)
         hits += int((logits.argmax(1).cpu() == labels[rows]).sum())
     network.train(mode)
     return hits / len(test)
