@@ -21,6 +21,7 @@ from tiny import one_sentence, some_images
 from eclipse.bench.cache import Cache, key
 from eclipse.bench.cells import Bench
 from eclipse.bench.grid import Choice, Grid, read_grid
+from eclipse.bench.plan import plan
 from eclipse.bench.runner import CellStep, Results, chosen, run_cells
 from eclipse.bench.runner import command as command_of
 from eclipse.bench.sets import load_sets
@@ -447,7 +448,16 @@ def test_a_dry_run_prints_cells_and_cost_and_writes_nothing(data: Path, command:
     before = sorted(data.iterdir())
     said = command("bench", data / "grid.toml", "--data", data, "--out", data / "results", "--dry-run")
     assert said.code == 0 and "em-mixup-small-0-" in said.out and "hours in one process" in said.out
+    assert "poisons, each crafted once" in said.out
     assert sorted(data.iterdir()) == before
+
+
+def test_the_cost_counts_only_poisons_that_are_still_to_be_crafted(data: Path) -> None:
+    asked = plan(data / "grid.toml", data, data / "results", cells=(), cache=data / "cache", device="cpu")
+    assert set(asked.cost().poisons) == {"ops", "em"}
+    asked.keep_sets()
+    asked.bench.poisoned("ops", quiet)
+    assert set(asked.cost().poisons) == {"em"}
 
 
 # The grids that come with the project

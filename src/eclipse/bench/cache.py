@@ -47,15 +47,17 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):  # it is not meant for version control
-            (folder / ".gitignore").write_text("*\n")
+
+    def holds(self, kind: str, decides: Mapping[str, Any]) -> bool:
+        """Whether a set was made; nothing is written."""
+        return self._place(kind, key(decides)).exists()
 
     def keep(self, images: ImageSet) -> str:
         """Keep a set and return its fingerprint."""
         fingerprint = images.fingerprint()
         path = self._place("sets", fingerprint)
         if not path.exists():
+            self._make_room(path)
             _write(path, Kept(images, fingerprint, 0.0, False))
         return fingerprint
 
@@ -81,6 +83,7 @@ class Cache:
         path = self._place(kind, key(decides))
         if path.exists():
             return _read(path)
+        self._make_room(path)
         work = path.with_name(f".{path.stem}.making")
         with locked(work, path, wait=True):
             if path.exists():
@@ -96,9 +99,12 @@ class Cache:
         return kept
 
     def _place(self, kind: str, name: str) -> Path:
-        folder = self.folder / kind
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{name[:32]}.npz"
+        return self.folder / kind / f"{name[:32]}.npz"
+
+    def _make_room(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # it is not meant for version control
+            (self.folder / ".gitignore").write_text("*\n")
 
 
 def key(decides: Mapping[str, Any]) -> str:

@@ -99,6 +99,10 @@ class Bench:
             "finished": date(time.time()),
         }
 
+    def crafted(self, name: str) -> bool:
+        """Whether the training set under an attack is in the cache, or needs no crafting."""
+        return self.grid.attack(name) is None or self._kept.holds("poisoned", self._poisons[name])
+
     def poisoned(self, name: str, tell: Tell) -> Kept:
         """The training set under an attack."""
         attack, fingerprint = self.grid.attack(name), self.sets["train"]

@@ -20,7 +20,7 @@ class Expected:
     """What a grid will take on one process.
 
     Attributes:
-        poisons: from an attack to the minutes of its crafting.
+        poisons: from an attack that is still to be crafted to the minutes of that.
         cells: from a cell to the minutes of its victim, with its defense.
     """
 
@@ -37,7 +37,7 @@ def expected(bench: Bench, results: Results, cells: Sequence[Choice], train: Ima
     """The minutes of each cell, with its defense: the median of finished ones of the same kind, where there are any.
 
     Else the passes of victim and defense are counted, at the speed of a network that is measured on two batches; so are
-    those of attacks. Poisons that are in the cache count as if they were not.
+    those of attacks. Poisons that are in the cache cost nothing.
     """
     grid, recipe = bench.grid, bench.recipe
     channels, *sides = train.images.shape[1:]
@@ -47,7 +47,7 @@ def expected(bench: Bench, results: Results, cells: Sequence[Choice], train: Ima
             network = make_classifier(arch, train.num_classes, channels, min(sides))
         speed[arch] = passes_per_s(network, train, bench.device)
     poisons = {}
-    for name in dict.fromkeys(cell.attack for cell in cells):
+    for name in dict.fromkeys(cell.attack for cell in cells if not bench.crafted(cell.attack)):
         attack = grid.attack(name)
         cost = attack and expected_cost(attack, train, seed=grid.attacks.seed, device=bench.device)
         poisons[name] = cost.minutes if cost else 0.0

@@ -70,6 +70,7 @@ def _tell_cost(bench: "Bench", cost: "Expected") -> None:
     from eclipse.cli.show import columns
 
     columns(("cell", "minutes"), [(bench.name(cell), f"{minutes:.1f}") for cell, minutes in cost.cells.items()])
-    print("\npoisons, each crafted once unless it was before")
-    columns(("attack", "minutes"), [(name, f"{minutes:.1f}") for name, minutes in cost.poisons.items()])
+    if cost.poisons:
+        print("\npoisons, each crafted once")
+        columns(("attack", "minutes"), [(name, f"{minutes:.1f}") for name, minutes in cost.poisons.items()])
     print(f"\nabout {cost.minutes / 60:.1f} hours in one process")
