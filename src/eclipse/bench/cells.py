@@ -100,8 +100,8 @@ class Bench:
         }
 
     def crafted(self, name: str) -> bool:
-        """Whether the training set under an attack is in the cache, or needs no crafting."""
-        return self.grid.attack(name) is None or self._kept.holds("poisoned", self._poisons[name])
+        """Whether the training set under an attack is in the cache."""
+        return self._kept.holds("poisoned", self._poisons[name])
 
     def poisoned(self, name: str, tell: Tell) -> Kept:
         """The training set under an attack."""

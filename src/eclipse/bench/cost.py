@@ -47,10 +47,10 @@ def expected(bench: Bench, results: Results, cells: Sequence[Choice], train: Ima
             network = make_classifier(arch, train.num_classes, channels, min(sides))
         speed[arch] = passes_per_s(network, train, bench.device)
     poisons = {}
-    for name in dict.fromkeys(cell.attack for cell in cells if not bench.crafted(cell.attack)):
-        attack = grid.attack(name)
-        cost = attack and expected_cost(attack, train, seed=grid.attacks.seed, device=bench.device)
-        poisons[name] = cost.minutes if cost else 0.0
+    for name in dict.fromkeys(cell.attack for cell in cells):
+        if (attack := grid.attack(name)) and not bench.crafted(name):
+            cost = expected_cost(attack, train, seed=grid.attacks.seed, device=bench.device)
+            poisons[name] = cost.minutes if cost else 0.0
     passes, known = recipe.epochs * len(train), _known(bench, results)
     minutes = {
         cell: known.get((cell.defense, cell.arch), passes * grid.defense(cell.defense).cost() / speed[cell.arch] / 60)

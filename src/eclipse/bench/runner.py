@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -265,11 +264,8 @@ def _reason(error: Exception) -> str:
 
 def fail(results: Results, cell: str, choice: Choice, bench: Bench, reason: str) -> None:
     """Keep the reason why a cell broke."""
-    settings: dict[str, Any] = {name: getattr(choice, name) for name in ("attack", "defense", "arch", "seed")}
-    write_json(
-        results.failed(cell),
-        {"cell": cell, "settings": settings, "error": reason, "command": command(bench, choice)},
-    )
+    about = {"cell": cell, "settings": asdict(choice), "error": reason, "command": command(bench, choice)}
+    write_json(results.failed(cell), about)
 
 
 def command(bench: Bench, choice: Choice) -> str:
