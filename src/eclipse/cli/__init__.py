@@ -1,8 +1,10 @@
 """The command line: one file a command; mistakes of the user end in one sentence and exit code 2."""
 
 import errno
+import signal
 import sys
 import warnings
+from types import FrameType
 from typing import Any
 
 import typer
@@ -47,6 +49,7 @@ app.command("doctor", help=doctor.HELP)(doctor.doctor)
 
 def main() -> None:
     """Run the command line; the entry point of the package."""
+    signal.signal(signal.SIGTERM, _terminated)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # Python's warnings are for programmers; python -W brings them back
     try:
@@ -55,6 +58,12 @@ def main() -> None:
         fail(str(error))
     except OSError as error:
         fail(_os_sentence(error))
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """End as with Ctrl-C, through every ``finally``: workers must not outlive their command, nor locks stay."""
+    print("eclipse: terminated; the same command goes on where it was", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def fail(message: str) -> None:
