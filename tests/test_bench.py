@@ -461,6 +461,19 @@ def test_the_cost_counts_only_poisons_that_are_still_to_be_crafted(data: Path) -
     assert set(asked.cost().poisons) == {"em"}
 
 
+def test_the_cost_of_a_defense_is_that_of_finished_cells_or_a_multiple_of_the_undefended(data: Path) -> None:
+    grid = grid_of(data, ('"mixup"', '"mixup", "at"'))
+    asked = plan(data / "grid.toml", data, data / "results", cells=(), cache=data / "cache", device="cpu")
+    for name, minutes in {"clean-none-small-0": 2, "ops-none-small-0": 4, "em-mixup-small-0": 9}.items():
+        (finished,) = (cell for cell in asked.missing if str(cell) == name)
+        path = asked.results.finished(asked.bench.name(finished))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"seconds": {"prepare": 60.0, "train": 60.0 * (minutes - 1)}}))
+    cells = {str(cell): minutes for cell, minutes in asked.cost().cells.items()}
+    assert cells["clean-none-small-1"] == 3 and cells["clean-mixup-small-0"] == 9
+    assert cells["clean-at-small-0"] == 3 * grid.defense("at").cost() > 6
+
+
 # The grids that come with the project
 
 

@@ -36,27 +36,30 @@ class Expected:
 def expected(bench: Bench, results: Results, cells: Sequence[Choice], train: ImageSet) -> Expected:
     """The minutes of each cell, with its defense: the median of finished ones of the same kind, where there are any.
 
-    Else the passes of victim and defense are counted, at the speed of a network that is measured on two batches; so are
-    those of attacks. Poisons that are in the cache cost nothing.
+    Else an undefended cell's, times the factor of the defense; where none is finished, its passes are counted, at the
+    speed of a network that is measured on two batches. So are those of attacks; poisons in the cache cost nothing.
     """
-    grid, recipe = bench.grid, bench.recipe
-    channels, *sides = train.images.shape[1:]
-    speed = {}
-    for arch in dict.fromkeys(cell.arch for cell in cells):
-        with seeded(0, "cost"):
-            network = make_classifier(arch, train.num_classes, channels, min(sides))
-        speed[arch] = passes_per_s(network, train, bench.device)
+    grid, known = bench.grid, _known(bench, results)
+    for arch in {cell.arch for cell in cells} - {arch for defense, arch in known if defense == "none"}:
+        known["none", arch] = _measured(bench, arch, train)
     poisons = {}
     for name in dict.fromkeys(cell.attack for cell in cells):
         if (attack := grid.attack(name)) and not bench.crafted(name):
             cost = expected_cost(attack, train, seed=grid.attacks.seed, device=bench.device)
             poisons[name] = cost.minutes if cost else 0.0
-    passes, known = recipe.epochs * len(train), _known(bench, results)
     minutes = {
-        cell: known.get((cell.defense, cell.arch), passes * grid.defense(cell.defense).cost() / speed[cell.arch] / 60)
+        cell: known.get((cell.defense, cell.arch)) or known["none", cell.arch] * grid.defense(cell.defense).cost()
         for cell in cells
     }
     return Expected(poisons, minutes)
+
+
+def _measured(bench: Bench, arch: str, train: ImageSet) -> float:
+    """The minutes of an undefended cell, from the speed of its network on two batches."""
+    channels, *sides = train.images.shape[1:]
+    with seeded(0, "cost"):
+        network = make_classifier(arch, train.num_classes, channels, min(sides))
+    return bench.recipe.epochs * len(train) / passes_per_s(network, train, bench.device) / 60
 
 
 def _known(bench: Bench, results: Results) -> dict[tuple[str, str], float]:
