@@ -356,7 +356,7 @@ def test_avatar_uses_a_given_denoiser_at_the_published_level(tmp_path: Path) -> 
 def test_avatar_refuses_a_denoiser_that_does_not_serve_its_level(tmp_path: Path) -> None:
     save_denoiser(tiny_denoiser(), tmp_path / "denoiser")
     with pytest.raises(
-        EclipseError, match=r"40\.9/255; this denoiser was trained on levels up to 26\.2/255"
+        EclipseError, match=r"40\.9/255; this denoiser was trained on levels up to 33\.4/255"
     ) as refused:
         AVATAR(denoiser=str(tmp_path / "denoiser")).prepare(noisy_set(5, SHAPE))
     one_sentence(refused.value)

@@ -279,7 +279,7 @@ def test_paper_preset_takes_the_papers_hundred_steps() -> None:
         (
             some_images(2),
             {"sigma": 60 / 255},
-            "noise level 60.0/255; this denoiser was trained on levels up to 26.2/255",
+            "noise level 60.0/255; this denoiser was trained on levels up to 33.4/255",
         ),
         (
             some_images(2),

@@ -16,7 +16,7 @@ CONFIG = DenoiserConfig(
     options={"widths": [8, 12], "blocks": [1, 1]},
     schedule=NoiseSchedule("cosine", 4000),
     learned_variance=False,
-    t_max=500,
+    t_max=650,
     image_size=None,
     preset="fast",
 )

@@ -152,7 +152,7 @@ def purify(
     Args:
         images: uint8, (N, 3, H, W), as a NumPy array or a torch tensor.
         denoiser: from ``train_denoiser`` or ``load_denoiser``; it stays as it is.
-        sigma: noise level t* as a standard deviation on the [0, 1] scale (21.6 / 255); the preset's by default.
+        sigma: noise level t* as a standard deviation on the [0, 1] scale (32 / 255); the preset's by default.
         steps: network evaluations; the preset's by default.
         sampler: a name in ``samplers.SAMPLERS``; the preset's by default.
         seed: decides the noise, together with the ids.

@@ -80,12 +80,12 @@ FAST = Preset(
         options={"widths": [32, 64, 96], "blocks": [1, 1, 1]},
         schedule=_COSINE,
         learned_variance=False,
-        t_max=500,  # up to 26.2/255: the network's whole capacity goes to the levels that it will meet
+        t_max=650,  # up to 33.4/255: the network's whole capacity goes to the levels that it will meet
         image_size=None,
         preset="fast",
     ),
     training=Training(iterations=3000, batch=16, lr=2e-3, decay=True, ema=0.995, copies=4, crop=32),
-    sigma=21.6 / 255,
+    sigma=32 / 255,  # less leaves more of TAP, SEP and ADP, more costs the others as much (docs/log.md)
     steps=1,
     sampler="one-step",
     p=0.7,
