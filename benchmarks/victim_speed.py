@@ -163,7 +163,8 @@ def main() -> None:
         "turns": args.turns,
         "device": describe_device(args.device),
         "versions": versions(),
-        "command": f"python benchmarks/victim_speed.py --train '{args.train}' --test '{args.test}' --accuracy",
+        "command": f"python benchmarks/victim_speed.py --train '{args.train}' --test '{args.test}'"
+        + (" --accuracy" if args.accuracy else ""),
         **measure(args, data),
         "accuracy": accuracies(args, data, test) if args.accuracy else before.get("accuracy", {}),
     }
