@@ -52,7 +52,7 @@ class Setting:
         return replace(self.recipe, epochs=max(self.recipe.epochs, epochs))
 
 
-DIGITS = Setting(replace(RECIPES["fast"], epochs=8, batch=64, lr=0.1, pad=0, flip=False), iterations=150)
+DIGITS = Setting(replace(RECIPES["fast"], epochs=8, batch=64, lr=0.1, pad=0, flip=False), iterations=300)
 # After 144 steps on 1,560 images a victim is right in 15% of ten classes, and no poison could do it harm.
 OWN_DATA = Setting(replace(RECIPES["fast"], batch=64, lr=0.1), iterations=None, steps=500)
 
