@@ -9,7 +9,6 @@ images, three seeds each. Results: benchmarks/results/victim_speed.json and docs
 """
 
 import argparse
-import json
 import random
 import statistics
 import time
@@ -154,7 +153,6 @@ def main() -> None:
     args = parser.parse_args()
     args.device = resolve_device(args.device)
     data, test = (load_imageset(open_source(spec), "the benchmark") for spec in (args.train, args.test))
-    before = json.loads(args.out.read_text()) if args.out.exists() else {}
     result = {
         "data": args.data_name,
         "train images": len(data),
@@ -166,7 +164,7 @@ def main() -> None:
         "command": f"python benchmarks/victim_speed.py --train '{args.train}' --test '{args.test}'"
         + (" --accuracy" if args.accuracy else ""),
         **measure(args, data),
-        "accuracy": accuracies(args, data, test) if args.accuracy else before.get("accuracy", {}),
+        "accuracy": accuracies(args, data, test) if args.accuracy else {},
     }
     write_json(args.out, result)
     args.table.write_text(render(result))

@@ -5,7 +5,7 @@ import signal
 import sys
 import warnings
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 import typer.core
@@ -20,8 +20,7 @@ class _Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            print("eclipse: interrupted; the same command goes on where it was", file=sys.stderr)
-            sys.exit(130)
+            stop("interrupted", signal.SIGINT)
 
 
 app = typer.Typer(
@@ -62,7 +61,12 @@ def main() -> None:
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     """End as with Ctrl-C, through every ``finally``: workers must not outlive their command, nor locks stay."""
-    print("eclipse: terminated; the same command goes on where it was", file=sys.stderr)
+    stop("terminated", number)
+
+
+def stop(how: str, number: int) -> NoReturn:
+    """Say that a signal ended the command, and leave with the code that shells give for it."""
+    print(f"eclipse: {how}; the same command goes on where it was", file=sys.stderr)
     sys.exit(128 + number)
 
 
