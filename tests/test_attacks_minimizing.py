@@ -189,6 +189,7 @@ def test_labels_of_two_classes_are_required(name: str) -> None:
         ("rem", {"pad": -1}, "pad -1; expected 0 or more"),
         ("adp", {"radius": -1.0}, "ADP radius of -255 levels"),
         ("adp", {"p": 2.0}, "grayscale probability 2"),
+        ("adp", {"q": -1.0}, "noise probability -1"),
         ("adp", {"lr": 0.0}, "lr 0; expected more than 0"),
         ("adp", {"arch": "compakt"}, "U-Net 'compakt'; did you mean 'compact'"),
     ],
@@ -296,6 +297,8 @@ def test_the_view_of_adp_is_the_compensation() -> None:
     assert gray.float().mean() == pytest.approx(0.4, abs=0.1)  # 4 standard errors
     noise = compensated(0.0, 0.05)(torch.full_like(x, 0.5)) - 0.5
     assert noise.std() == pytest.approx(0.05, rel=0.02) and abs(noise.mean()) < 1e-3
+    noisy = (compensated(0.0, 0.05, 0.3)(x) != x).flatten(1).any(dim=1)
+    assert noisy.float().mean() == pytest.approx(0.3, abs=0.1)
     edge = compensated(0.5, 0.1)(x.round())
     assert edge.min() > -1e-6 and edge.max() < 1 + 1e-6
 

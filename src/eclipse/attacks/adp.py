@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from eclipse.attacks.alternating import Alternation, Rounds, min_min
 from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
 from eclipse.attacks.perturbation import add_noise
-from eclipse.compensate import SIGMA, P, check_parameters, corrupt
+from eclipse.compensate import SIGMA, P, Q, check_parameters, corrupt
 from eclipse.data.imageset import ImageSet
 from eclipse.device import seeded
 from eclipse.diffusion.compact import CompactUNet
@@ -43,6 +43,7 @@ class ADP(Attack):
         draws: corruptions C that a gradient is averaged over.
         p: probability of grayscale in C.
         sigma: standard deviation of the noise in C, on the [0, 1] scale.
+        q: probability of that noise. All three are the paper's; against another preset, give its numbers.
         train_steps: training steps of the surrogate a round.
         batch: images a training step.
         lr: the learning rate of Adam.
@@ -70,6 +71,7 @@ class ADP(Attack):
     draws: int = 1
     p: float = P
     sigma: float = SIGMA
+    q: float = Q
     train_steps: int = 10
     batch: int = 512
     lr: float = 1e-3
@@ -79,7 +81,7 @@ class ADP(Attack):
 
     def __post_init__(self) -> None:
         check_radius("ADP", self.radius)
-        check_parameters(self.p, self.sigma)
+        check_parameters(self.p, self.sigma, self.q)
         if not self.lr > 0:
             raise EclipseError(f"lr {self.lr:g}; expected more than 0, such as the default 0.001")
         if self.arch not in U_NETS:
@@ -96,7 +98,7 @@ class ADP(Attack):
             torch.optim.Adam(network.parameters(), lr=self.lr),
             clean,
             self._rounds(),
-            min_min(network, self._pgd(), compensated(self.p, self.sigma)),
+            min_min(network, self._pgd(), compensated(self.p, self.sigma, self.q)),
             crafting or Stages(),
             seed,
             device,
@@ -120,13 +122,14 @@ class ADP(Attack):
         return Rounds(recipe, self.train_steps, self.target)
 
 
-def compensated(p: float, sigma: float) -> Transform:
-    """C(x; p, sigma), drawn anew at each call; the gradient passes its clamp."""
+def compensated(p: float, sigma: float, q: float = Q) -> Transform:
+    """C(x; p, sigma, q), drawn anew at each call; the gradient passes its clamp."""
 
     def view(x: Tensor) -> Tensor:
-        gray = torch.rand(len(x), device=x.device) < p
-        free = corrupt(x, gray, torch.zeros_like(x))
-        return free + (corrupt(x, gray, sigma * torch.randn_like(x)) - free).detach()
+        gray, noisy = torch.rand(2, len(x), 1, 1, 1, device=x.device)
+        free = corrupt(x, gray.flatten() < p, torch.zeros_like(x))
+        noise = sigma * (noisy < q) * torch.randn_like(x)
+        return free + (corrupt(x, gray.flatten() < p, noise) - free).detach()
 
     return view
 

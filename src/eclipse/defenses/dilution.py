@@ -22,7 +22,7 @@ class Dilution(Defense):
     2025). Unlike ECLIPSE it needs labels of the trusted images.
     """
 
-    title: ClassVar[str] = "trusted images added to the others"
+    title: ClassVar[str] = "trusted images added, so more steps"
     acts: ClassVar[str] = "data"
     trusted: ClassVar[str] = "labelled images"
 

@@ -138,7 +138,7 @@ class ECLIPSEWithTrusted(ECLIPSE):
     ECLIPSE has to be worth more than they are.
     """
 
-    title: ClassVar[str] = "ECLIPSE, and training on the trusted images"
+    title: ClassVar[str] = "ECLIPSE, trusted images added, so more steps"
     trusted: ClassVar[str] = "labelled images"
 
     def needs(self) -> str:
