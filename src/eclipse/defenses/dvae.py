@@ -56,9 +56,9 @@ class DVAE(Defense):
         "width": 16,
         "latent": 64,
         "blocks": 0,
-        "epochs": 4,
+        "epochs": 8,
         "batch": 32,
-        "free_epochs": 1,
+        "free_epochs": 2,
     }
     width: int = 64
     latent: int = 256
