@@ -25,6 +25,8 @@ from eclipse.diffusion import presets
 from eclipse.diffusion.denoiser import build_denoiser
 from eclipse.diffusion.presets import FAST, PAPER, Preset
 from eclipse.diffusion.training import MIN_IMAGES
+from eclipse.report import tables
+from eclipse.report.results import read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -171,6 +173,28 @@ def test_the_table_of_presets_has_the_numbers_of_the_code() -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
     for (title, *cells), *expected in zip(rows, numbers(FAST), numbers(PAPER), strict=True):
         assert [cell.endswith(text) for cell, text in zip(cells, expected, strict=True)] == [True, True], title
+
+
+def in_short(section: tables.Section, defense: str) -> list[str]:
+    """What the README says of a defense: seeds, mean recovery and mean accuracy on what bites, clean accuracy."""
+    clean, bites = section.entry("clean", defense), tables.biting(section)
+    recovered, accuracy = tables.mean_recovery(section, defense), tables.mean_accuracy(section, defense, bites)
+    assert clean.mean and recovered and recovered.complete and accuracy and accuracy.complete
+    return [
+        f"{len(clean.cells)}",
+        f"{recovered.value:.2f}" if defense != "none" else "",
+        f"{100 * accuracy.value:.1f}",
+        f"{100 * clean.mean:.1f}" + (f" ± {100 * clean.spread:.1f}" if clean.spread is not None else ""),
+    ]
+
+
+def test_the_short_central_table_has_the_numbers_of_the_results() -> None:
+    (section,) = tables.make_sections(read_results(ROOT / "benchmarks" / "results" / "cpu"))
+    table = README.read_text().partition("| defense | seeds | recovery |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines()[2:]]
+    assert {title.split("`")[1] for title, *_ in rows} >= {"none", "eclipse", "iss-j", "at", "d-vae"}
+    for title, *cells in rows:
+        assert cells == in_short(section, title.split("`")[1]), title
 
 
 def test_the_other_numbers_of_the_readme_are_those_of_the_code() -> None:
