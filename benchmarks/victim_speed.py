@@ -3,15 +3,18 @@
     python benchmarks/victim_speed.py --train 'train.parquet[:10000]' --test 'test.parquet[4000:6000]'
 
 The plain loop is what tutorials teach: a Dataset of PIL images, random crop and flip image by image with PIL, a
-DataLoader with workers, SGD. Same network, recipe, batch, crop, flip and number of steps. Both loops run once to warm
-up, then in turns; the median is reported. With --accuracy both train for the whole recipe and are measured on the test
+DataLoader with workers, SGD. Same network, recipe, batch, crop, flip and number of steps. Both loops run in turns,
+each time in a new process, which is set up as the command line sets up its own for the one, and left as Python starts
+it for the other; the median is reported. With --accuracy both train for the whole recipe and are measured on the test
 images, three seeds each. Results: benchmarks/results/victim_speed.json and docs/victim_speed.md.
 """
 
 import argparse
+import multiprocessing
 import random
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from eclipse.data.imageset import ImageSet
 from eclipse.data.sources import load_imageset, open_source
 from eclipse.device import describe_device, resolve_device
+from eclipse.memory import keep_freed_memory
 from eclipse.runs import versions, write_json
 from eclipse.victims.classifier import make_classifier
 from eclipse.victims.fit import RECIPES, Recipe, accuracy, fit
@@ -85,38 +89,46 @@ def ours(network: nn.Module, data: ImageSet, recipe: Recipe, seed: int, device: 
     return [epoch.images_per_s for epoch in fit(network, data, recipe, seed=seed, device=device)]
 
 
-def victim(args: argparse.Namespace, data: ImageSet, seed: int) -> nn.Module:
+def run(args: argparse.Namespace, loop: str, epochs: int, seed: int) -> tuple[list[float], float]:
+    """Train with one loop; return images a second of each epoch, and the accuracy on the test images."""
+    if loop == "ours":
+        keep_freed_memory()
+    data, test = load(args.train), load(args.test)
+    recipe = replace(RECIPES["fast"], epochs=epochs)
     torch.manual_seed(seed)
-    return make_classifier(args.arch, data.num_classes)
+    network = make_classifier(args.arch, data.num_classes)
+    if loop == "ours":
+        speeds = ours(network, data, recipe, seed, args.device)
+    else:
+        speeds = plain(network, data, recipe, args.workers, seed, args.device)
+    return speeds, accuracy(network, test, device=args.device)
 
 
-def measure(args: argparse.Namespace, data: ImageSet) -> dict[str, Any]:
+def run_alone(args: argparse.Namespace, loop: str, epochs: int, seed: int = 0) -> tuple[list[float], float]:
+    """``run`` in a new process, so that nothing that one loop does to its process reaches the other."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(run, args, loop, epochs, seed).result()
+
+
+def load(spec: str) -> ImageSet:
+    return load_imageset(open_source(spec), "the benchmark")
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Both loops in turns, two epochs each time, of which the second counts: in the first, workers are started."""
-    twice = replace(RECIPES["fast"], epochs=2)
     found: dict[str, list[float]] = {"ours": [], "plain": []}
-    for turn in range(args.turns + 1):
-        speeds = {
-            "ours": ours(victim(args, data, 0), data, twice, 0, args.device),
-            "plain": plain(victim(args, data, 0), data, twice, args.workers, 0, args.device),
-        }
-        for name, (_, speed) in speeds.items():
-            found[name] += [speed] if turn else []
+    for _ in range(args.turns):
+        for loop, speeds in found.items():
+            (_, speed), _ = run_alone(args, loop, epochs=2)
+            speeds.append(speed)
     medians = {name: statistics.median(speeds) for name, speeds in found.items()}
     return {"images_per_s": found, "median": medians, "ratio": medians["ours"] / medians["plain"]}
 
 
-def accuracies(args: argparse.Namespace, data: ImageSet, test: ImageSet) -> dict[str, list[float]]:
+def accuracies(args: argparse.Namespace) -> dict[str, list[float]]:
     """Test accuracy of both loops after the whole recipe."""
-    found: dict[str, list[float]] = {"ours": [], "plain": []}
-    for seed in range(3):
-        for name in found:
-            network = victim(args, data, seed)
-            if name == "ours":
-                ours(network, data, RECIPES["fast"], seed, args.device)
-            else:
-                plain(network, data, RECIPES["fast"], args.workers, seed, args.device)
-            found[name].append(accuracy(network, test, device=args.device))
-    return found
+    loops, epochs = ("ours", "plain"), RECIPES["fast"].epochs
+    return {loop: [run_alone(args, loop, epochs, seed)[1] for seed in range(3)] for loop in loops}
 
 
 def render(result: dict[str, Any]) -> str:
@@ -152,10 +164,9 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=Path("docs/victim_speed.md"))
     args = parser.parse_args()
     args.device = resolve_device(args.device)
-    data, test = (load_imageset(open_source(spec), "the benchmark") for spec in (args.train, args.test))
     result = {
         "data": args.data_name,
-        "train images": len(data),
+        "train images": len(load(args.train)),
         "arch": args.arch,
         "workers": args.workers,
         "turns": args.turns,
@@ -163,8 +174,8 @@ def main() -> None:
         "versions": versions(),
         "command": f"python benchmarks/victim_speed.py --train '{args.train}' --test '{args.test}'"
         + (" --accuracy" if args.accuracy else ""),
-        **measure(args, data),
-        "accuracy": accuracies(args, data, test) if args.accuracy else {},
+        **measure(args),
+        "accuracy": accuracies(args) if args.accuracy else {},
     }
     write_json(args.out, result)
     args.table.write_text(render(result))

@@ -470,8 +470,22 @@ def test_the_cost_of_a_defense_is_that_of_finished_cells_or_a_multiple_of_the_un
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"seconds": {"prepare": 60.0, "train": 60.0 * (minutes - 1)}}))
     cells = {str(cell): minutes for cell, minutes in asked.cost().cells.items()}
-    assert cells["clean-none-small-1"] == 3 and cells["clean-mixup-small-0"] == 9
-    assert cells["clean-at-small-0"] == 3 * grid.defense("at").cost() > 6
+    assert cells["clean-none-small-1"] == 2 and cells["clean-mixup-small-0"] == 8
+    assert cells["clean-at-small-0"] == 2 * grid.defense("at").cost() > 4
+
+
+def test_the_cost_of_a_preparation_counts_once_for_all_seeds_until_it_is_in_the_cache(data: Path) -> None:
+    asked = plan(data / "grid.toml", data, data / "results", cells=(), cache=data / "cache", device="cpu")
+    assert asked.cost().prepared == {}
+    asked.keep_sets()
+    (one,) = (cell for cell in asked.missing if str(cell) == "ops-iss-g-small-0")
+    path = asked.results.finished(asked.bench.name(one))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"seconds": {"prepare": 120.0, "train": 60.0}}))
+    attacks = {cell.attack for cell in asked.missing}
+    assert asked.cost().prepared == {"iss-g": 2.0 * len(attacks)}
+    asked.bench.run(one, quiet)
+    assert asked.cost().prepared == {"iss-g": 2.0 * (len(attacks) - 1)}
 
 
 # The grids that come with the project

@@ -52,6 +52,10 @@ class Cache:
         """Whether a set was made; nothing is written."""
         return self._place(kind, key(decides)).exists()
 
+    def fingerprint(self, kind: str, decides: Mapping[str, Any]) -> str:
+        """The fingerprint of a set that was made."""
+        return _read(self._place(kind, key(decides))).fingerprint
+
     def keep(self, images: ImageSet) -> str:
         """Keep a set and return its fingerprint."""
         fingerprint = images.fingerprint()

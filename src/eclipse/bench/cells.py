@@ -100,8 +100,22 @@ class Bench:
         }
 
     def crafted(self, name: str) -> bool:
-        """Whether the training set under an attack is in the cache."""
-        return self._kept.holds("poisoned", self._poisons[name])
+        """Whether the training set under an attack is in the cache, or is the clean one itself."""
+        return self.grid.attack(name) is None or self._kept.holds("poisoned", self._poisons[name])
+
+    def prepared(self, defense: str, attack: str) -> bool:
+        """Whether the set that a defense trains on under an attack is in the cache, or is the poisoned one itself."""
+        if self.grid.defense(defense).preparation() is None:
+            return True
+        if not self.crafted(attack):
+            return False
+        return self._kept.holds("prepared", self._preparing(defense, self._fingerprint(attack)))
+
+    def _fingerprint(self, attack: str) -> str:
+        """Of a poisoned set in the cache."""
+        if self.grid.attack(attack) is None:
+            return self.sets["train"]
+        return self._kept.fingerprint("poisoned", self._poisons[attack])
 
     def poisoned(self, name: str, tell: Tell) -> Kept:
         """The training set under an attack."""
@@ -126,8 +140,11 @@ class Bench:
             images = None if trusted is None else self._kept.load(trusted)
             return defense.prepare(poisoned.images, images, seed=seed, device=self.device, stages=stages)
 
-        decides = {**self._defended[name], "fields": defense.preparation(), "data": poisoned.fingerprint}
-        return self._kept.made("prepared", decides, make, tell)
+        return self._kept.made("prepared", self._preparing(name, poisoned.fingerprint), make, tell)
+
+    def _preparing(self, name: str, poisoned: str) -> dict[str, Any]:
+        """What decides the set that a defense makes of the one with this fingerprint."""
+        return {**self._defended[name], "fields": self.grid.defense(name).preparation(), "data": poisoned}
 
     def _trusted(self, defense: Defense) -> str | None:
         """The fingerprint of the clean images that a defense gets."""

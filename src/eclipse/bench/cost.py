@@ -2,9 +2,11 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from eclipse.attacks.cost import expected_cost, passes_per_s
 from eclipse.bench.cells import Bench
@@ -14,6 +16,8 @@ from eclipse.data.imageset import ImageSet
 from eclipse.device import seeded
 from eclipse.victims.classifier import make_classifier
 
+Key = TypeVar("Key")
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -21,37 +25,54 @@ class Expected:
 
     Attributes:
         poisons: from an attack that is still to be crafted to the minutes of that.
-        cells: from a cell to the minutes of its victim, with its defense.
+        prepared: from a defense to the minutes in which it makes the sets that it trains on; only what is known of
+            finished cells, as the others have it in the minutes of theirs.
+        cells: from a cell to the minutes of its victim.
     """
 
     poisons: dict[str, float]
+    prepared: dict[str, float]
     cells: dict[Choice, float]
 
     @property
     def minutes(self) -> float:
         """All of it."""
-        return sum(self.poisons.values()) + sum(self.cells.values())
+        return sum(part for parts in (self.poisons, self.prepared, self.cells) for part in parts.values())
 
 
 def expected(bench: Bench, results: Results, cells: Sequence[Choice], train: ImageSet) -> Expected:
-    """The minutes of each cell, with its defense: the median of finished ones of the same kind, where there are any.
+    """The minutes of each cell: the median of finished ones of the same kind, where there are any.
 
-    Else an undefended cell's, times the factor of the defense; where none is finished, its passes are counted, at the
-    speed of a network that is measured on two batches. So are those of attacks; poisons in the cache cost nothing.
+    Else an undefended cell's, times the factor of the defense, which has its preparation in it; where none is finished,
+    its passes are counted, at the speed of a network that is measured on two batches. So are those of attacks. What is
+    in the cache costs nothing.
     """
-    grid, known = bench.grid, _known(bench, results)
-    for arch in {cell.arch for cell in cells} - {arch for defense, arch in known if defense == "none"}:
-        known["none", arch] = _measured(bench, arch, train)
-    poisons = {}
-    for name in dict.fromkeys(cell.attack for cell in cells):
-        if (attack := grid.attack(name)) and not bench.crafted(name):
-            cost = expected_cost(attack, train, seed=grid.attacks.seed, device=bench.device)
-            poisons[name] = cost.minutes if cost else 0.0
+    victims, preparations = _known(bench, results)
+    for arch in {cell.arch for cell in cells} - {arch for defense, arch in victims if defense == "none"}:
+        victims["none", arch] = _measured(bench, arch, train)
     minutes = {
-        cell: known.get((cell.defense, cell.arch)) or known["none", cell.arch] * grid.defense(cell.defense).cost()
+        cell: victims.get((cell.defense, cell.arch))
+        or victims["none", cell.arch] * bench.grid.defense(cell.defense).cost()
         for cell in cells
     }
-    return Expected(poisons, minutes)
+    return Expected(_poisons(bench, cells, train), _prepared(bench, cells, preparations), minutes)
+
+
+def _poisons(bench: Bench, cells: Sequence[Choice], train: ImageSet) -> dict[str, float]:
+    """From each attack whose set is not in the cache to the minutes of its passes."""
+    found = {}
+    for name in dict.fromkeys(cell.attack for cell in cells):
+        if (attack := bench.grid.attack(name)) and not bench.crafted(name):
+            cost = expected_cost(attack, train, seed=bench.grid.attacks.seed, device=bench.device)
+            found[name] = cost.minutes if cost else 0.0
+    return found
+
+
+def _prepared(bench: Bench, cells: Sequence[Choice], minutes: Mapping[str, float]) -> dict[str, float]:
+    """From each defense to the minutes of the sets that are not in the cache, given those of one."""
+    asked = dict.fromkeys((cell.defense, cell.attack) for cell in cells if minutes.get(cell.defense))
+    missing = Counter(defense for defense, attack in asked if not bench.prepared(defense, attack))
+    return {defense: count * minutes[defense] for defense, count in missing.items()}
 
 
 def _measured(bench: Bench, arch: str, train: ImageSet) -> float:
@@ -62,13 +83,20 @@ def _measured(bench: Bench, arch: str, train: ImageSet) -> float:
     return bench.recipe.epochs * len(train) / passes_per_s(network, train, bench.device) / 60
 
 
-def _known(bench: Bench, results: Results) -> dict[tuple[str, str], float]:
-    """From defense and network to the median minutes of finished cells."""
-    found: dict[tuple[str, str], list[float]] = {}
+def _known(bench: Bench, results: Results) -> tuple[dict[tuple[str, str], float], dict[str, float]]:
+    """The median minutes of finished cells: from defense and network to the victim's, from defense to preparation's."""
+    victims: dict[tuple[str, str], list[float]] = {}
+    preparations: dict[str, list[float]] = {}
     for cell in bench.grid.cells():
         path = results.finished(bench.name(cell))
         if path.exists():
             with suppress(ValueError, KeyError, TypeError):  # a damaged result tells nothing
                 seconds = json.loads(path.read_text())["seconds"]
-                found.setdefault((cell.defense, cell.arch), []).append((seconds["prepare"] + seconds["train"]) / 60)
+                preparing, training = float(seconds["prepare"]), float(seconds["train"])
+                victims.setdefault((cell.defense, cell.arch), []).append(training / 60)
+                preparations.setdefault(cell.defense, []).append(preparing / 60)
+    return _medians(victims), _medians(preparations)
+
+
+def _medians(found: Mapping[Key, list[float]]) -> dict[Key, float]:
     return {kind: statistics.median(minutes) for kind, minutes in found.items()}

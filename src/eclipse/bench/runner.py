@@ -20,6 +20,7 @@ from eclipse.bench.cells import Bench
 from eclipse.bench.grid import VERSION, Choice
 from eclipse.device import enough_memory
 from eclipse.errors import EclipseError, unknown
+from eclipse.memory import keep_freed_memory
 from eclipse.runs import locked, write_json
 from eclipse.stages import StageStep
 
@@ -214,10 +215,6 @@ def _ended(code: int) -> str:
 @contextmanager
 def _workers(bench: Bench, results: Results, count: int) -> Iterator[list[_Worker]]:
     threads = max(1, len(os.sched_getaffinity(0)) // max(1, count))
-    # Two processes that give large arrays back to the system and ask for them again, step by step, hold each other up:
-    # keeping them is a tenth faster. Read by glibc when a process starts.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 30))
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 31))
     crew = [_Worker(bench, results, threads) for _ in range(count)]
     try:
         yield crew
@@ -232,6 +229,7 @@ def _work(events: Connection, bench: Bench, results: Results, threads: int) -> N
     """Be a worker: run the cells that come, until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which ends this one
     torch.set_num_threads(threads)
+    keep_freed_memory()
 
     def say(step: CellStep) -> None:
         try:

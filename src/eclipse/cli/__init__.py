@@ -12,6 +12,7 @@ import typer.core
 
 from eclipse.cli import attacks, bench, defenses, demo, denoiser, doctor, poison, purify, report, train, verify
 from eclipse.errors import EclipseError
+from eclipse.memory import keep_freed_memory
 
 
 class _Commands(typer.core.TyperGroup):
@@ -49,6 +50,7 @@ app.command("doctor", help=doctor.HELP)(doctor.doctor)
 def main() -> None:
     """Run the command line; the entry point of the package."""
     signal.signal(signal.SIGTERM, _terminated)
+    keep_freed_memory()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # Python's warnings are for programmers; python -W brings them back
     try:

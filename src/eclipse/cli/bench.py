@@ -66,11 +66,15 @@ def bench(
 
 
 def _tell_cost(bench: "Bench", cost: "Expected") -> None:
-    """Print the missing cells, each with its minutes, and the minutes of their poisons."""
+    """Print the missing cells, each with its minutes, and the minutes of what they share."""
     from eclipse.cli.show import columns
 
     columns(("cell", "minutes"), [(bench.name(cell), f"{minutes:.1f}") for cell, minutes in cost.cells.items()])
-    if cost.poisons:
-        print("\npoisons, each crafted once")
-        columns(("attack", "minutes"), [(name, f"{minutes:.1f}") for name, minutes in cost.poisons.items()])
+    for what, of, parts in (
+        ("poisons, each crafted once", "attack", cost.poisons),
+        ("sets that defenses prepare, each once", "defense", cost.prepared),
+    ):
+        if parts:
+            print(f"\n{what}")
+            columns((of, "minutes"), [(name, f"{minutes:.1f}") for name, minutes in parts.items()])
     print(f"\nabout {cost.minutes / 60:.1f} hours in one process")
