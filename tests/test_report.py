@@ -41,7 +41,7 @@ def cell(attack: str, defense: str, seed: int, accuracy: float, **seconds: float
             **{"clean": None, "train images": 100, "test images": 50, "trusted images": 20},
             **{"image": [3, 32, 32], "classes": 10},
         },
-        "attack": {"name": attack, **({} if attack == "clean" else bound)},
+        "attack": {"name": attack, "fingerprint": f"set of {attack}", **({} if attack == "clean" else bound)},
         "defense": {
             **{"name": defense, "scale": "small", "seed": 0, "fields": {}, "title": f"the defense {defense}"},
             **{"trusted": "nothing", "acts": "data", "cost": 1.2},
@@ -255,6 +255,16 @@ def test_cells_of_other_settings_are_left_out_and_counted(results: Path) -> None
     (results / "cells" / f"{stray['cell']}.json").write_text(json.dumps(stray))
     assert section(results).mean("em", "none") == pytest.approx(0.20)
     assert "left out: 1" in texts(results)[".md"]
+
+
+def test_a_poison_that_was_made_twice_is_told(results: Path) -> None:
+    assert "same images" not in texts(results)[".md"]
+    for number, fingerprint in enumerate(("another set", "set of em")):
+        other = cell("em", "none", 0, 0.2)
+        other["attack"]["fingerprint"] = fingerprint
+        (results / "cells" / f"{other['cell']}.json").write_text(json.dumps(other))
+        told = "Not all cells of a column are of the same images: em was made more than once."
+        assert [told in text for text in texts(results).values()] == [number == 0] * 3
 
 
 def test_a_cell_that_failed_before_and_then_finished_is_finished(results: Path) -> None:

@@ -42,8 +42,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Attack:
-    """What made the poison of a cell; ``norm`` is empty for clean data and unbounded attacks."""
+    """What made the poison of a cell; ``norm`` is empty for clean data and unbounded attacks.
 
+    The fingerprint is that of the poisoned set: the same attack makes other bytes on another processor.
+    """
+
+    fingerprint: str
     scale: str
     seed: int
     settings: tuple[tuple[str, str], ...]
@@ -221,11 +225,13 @@ def _data(data: Fields) -> Data:
 
 
 def _attack(attack: Fields) -> Attack:
+    fingerprint = attack.text("fingerprint")
     if attack.text("name") == CLEAN:
-        return Attack("", 0, (), "", 0.0)
+        return Attack(fingerprint, "", 0, (), "", 0.0)
     norm = attack.text_or_none("norm")
     bounded = norm not in ("", "none")  # the radius of an unbounded attack may be infinite
     return Attack(
+        fingerprint=fingerprint,
         scale=attack.text_or_none("scale"),
         seed=attack.count("seed"),
         settings=attack.object("fields").words(),

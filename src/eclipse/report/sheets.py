@@ -77,6 +77,8 @@ def accuracy_notes(section: Section) -> tuple[str, ...]:
     ]
     if any(entry.borrowed for entry in section.entries.values()):
         notes.append(f"{BORROWED}: the defense ignores the suspicious images, so its result on clean data stands.")
+    if again := tables.made_again(section):
+        notes.append(f"Not all cells of a column are of the same images: {', '.join(again)} was made more than once.")
     return (*notes, *paper_notes(section))
 
 

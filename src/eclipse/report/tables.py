@@ -2,6 +2,7 @@
 
 import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -235,6 +236,13 @@ def crafting_seconds(section: Section, attack: str) -> float | None:
     times = [cell.seconds.poison for cell in section.cells if cell.plan.attack == attack]
     known = [time for time in times if time is not None]
     return statistics.median(known) if known else None
+
+
+def made_again(section: Section) -> tuple[str, ...]:
+    """The attacks whose finished cells are not all of the same images."""
+    sets = {(cell.plan.attack, cell.attack.fingerprint) for cell in section.cells}
+    counts = Counter(attack for attack, _ in sets)
+    return tuple(attack for attack in section.attacks if counts[attack] > 1)
 
 
 def comparable(section: Section) -> bool:
