@@ -286,7 +286,7 @@ def test_the_shortcut_of_adp_survives_grayscale_and_noise_in_its_surrogate(tmp_p
     poisoned, network = crafted(attack, clean, tmp_path)
     for p in (0.0, 0.4, 1.0):
         torch.manual_seed(1)
-        assert score(network, poisoned, Compensate(p, 0.05))[1] > 0.9, p
+        assert score(network, poisoned, Compensate(p, 0.05))[1] > 0.8, p
     assert score(network, clean, Compensate(0.4, 0.05))[1] < 0.6
 
 

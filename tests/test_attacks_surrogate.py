@@ -215,7 +215,7 @@ def test_tap_makes_the_surrogate_see_the_next_class(poisoned: Callable[..., Pois
     found = poisoned("tap", steps=20)
     (network,), labels = found.surrogates, labels_of(found.clean)
     assert share(network, found.clean, labels) > 0.6
-    assert share(network, found.after, (labels + 1) % 4) > 0.7 > 0.3 > share(network, found.clean, (labels + 1) % 4)
+    assert share(network, found.after, (labels + 1) % 4) > 0.6 > 0.3 > share(network, found.clean, (labels + 1) % 4)
 
 
 def test_tap_takes_the_next_class_that_the_set_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # From the ground up. A part is a module or package of eclipse; it imports only itself and parts of lower layers.
 LAYERS = [
     {"errors"},
-    {"randomness", "runs", "tables"},
+    {"memory", "randomness", "runs", "tables"},
     {"device", "stages", "parameters", "pgd"},
     {"data"},
     {"diffusion"},
