@@ -10,6 +10,7 @@ import torch
 from commands import Command, Said
 from tiny import CONFIG, tiny_denoiser
 
+from eclipse import device
 from eclipse.cli import main
 from eclipse.diffusion import presets
 from eclipse.diffusion.checkpoint import save_denoiser
@@ -33,6 +34,12 @@ def shared() -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks in float32, also where the hardware multiplies bfloat16: for what is compared closely."""
+    monkeypatch.setattr(device, "compute_dtype", lambda _: (torch.float32, "this test compares closely"))
 
 
 @pytest.fixture(autouse=True)

@@ -280,13 +280,14 @@ def test_rem_starts_anew_each_time_and_trains_on_an_adversary_within_its_radius(
 # --- ADP --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("float32")
 def test_the_shortcut_of_adp_survives_grayscale_and_noise_in_its_surrogate(tmp_path: Path) -> None:
     clean, lengths = smooth_set(40, classes=4), {"radius": 24 / 255, "step": 8 / 255}
     attack = make_attack("adp", scale="small", batch=40, train_steps=20, lr=5e-3, steps=3, max_rounds=5, **lengths)
     poisoned, network = crafted(attack, clean, tmp_path)
     for p in (0.0, 0.4, 1.0):
         torch.manual_seed(1)
-        assert score(network, poisoned, Compensate(p, 0.05))[1] > 0.8, p
+        assert score(network, poisoned, Compensate(p, 0.05))[1] > 0.9, p
     assert score(network, clean, Compensate(0.4, 0.05))[1] < 0.6
 
 

@@ -211,11 +211,12 @@ def test_a_crafting_can_be_killed_again_and_again(tmp_path: Path) -> None:
 # --- TAP --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("float32")
 def test_tap_makes_the_surrogate_see_the_next_class(poisoned: Callable[..., Poisoned]) -> None:
     found = poisoned("tap", steps=20)
     (network,), labels = found.surrogates, labels_of(found.clean)
     assert share(network, found.clean, labels) > 0.6
-    assert share(network, found.after, (labels + 1) % 4) > 0.6 > 0.3 > share(network, found.clean, (labels + 1) % 4)
+    assert share(network, found.after, (labels + 1) % 4) > 0.7 > 0.3 > share(network, found.clean, (labels + 1) % 4)
 
 
 def test_tap_takes_the_next_class_that_the_set_has(monkeypatch: pytest.MonkeyPatch) -> None:

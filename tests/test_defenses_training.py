@@ -14,7 +14,6 @@ from tiny import one_sentence, some_images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eclipse import device
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses import make_defense
 from eclipse.defenses.at import AT, USUAL
@@ -241,12 +240,10 @@ def test_one_huge_gradient_moves_the_weights_by_no_more_than_c_over_the_batch() 
     assert 0.01 < clipped.norm() <= 0.1 * (1 + 1e-5)
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("c", [0.5, 1e6])
-def test_without_noise_a_step_is_the_mean_of_clipped_gradients_image_by_image(
-    c: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Six images under a recipe of 128: the division must be by the images at hand. In float32, to compare closely."""
-    monkeypatch.setattr(device, "compute_dtype", lambda _: (torch.float32, "this test compares closely"))
+def test_without_noise_a_step_is_the_mean_of_clipped_gradients_image_by_image(c: float) -> None:
+    """Six images under a recipe of 128: the division must be by the images at hand."""
     x, y = batch(6)
     reference = GroupNormOnly().adapt(small())
     parameters = list(reference.parameters())
