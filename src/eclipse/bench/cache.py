@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,8 @@ class Cache:
 
     def fingerprint(self, kind: str, decides: Mapping[str, Any]) -> str:
         """The fingerprint of a set that was made."""
-        return _read(self._place(kind, key(decides))).fingerprint
+        with np.load(self._place(kind, key(decides)), allow_pickle=False) as file:
+            return str(_about(file)["fingerprint"])
 
     def keep(self, images: ImageSet) -> str:
         """Keep a set and return its fingerprint."""
@@ -165,10 +166,15 @@ def _write(path: Path, kept: Kept) -> None:
         partial.unlink(missing_ok=True)
 
 
+def _about(file: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """What an archive says of its set; its images, which are large, are not read for it."""
+    return cast(dict[str, Any], json.loads(file["about"].tobytes()))
+
+
 def _read(path: Path) -> Kept:
     try:
         with np.load(path, allow_pickle=False) as file:
-            about = json.loads(file["about"].tobytes())
+            about = _about(file)
             labels = file.get("labels")
             names = None if about["class names"] is None else tuple(about["class names"])
             images = ImageSet(file["images"], tuple(about["ids"]), labels, names)
