@@ -188,12 +188,12 @@ def in_short(section: tables.Section, defense: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("folder", "place", "further"), [("cpu", 1, "avatar"), ("cpu-avx2", 2, "d-vae")])
-def test_the_short_central_tables_have_the_numbers_of_the_results(folder: str, place: int, further: str) -> None:
+@pytest.mark.parametrize(("folder", "place"), [("cpu", 1), ("cpu-avx2", 2)])
+def test_the_short_central_tables_have_the_numbers_of_the_results(folder: str, place: int) -> None:
     (section,) = tables.make_sections(read_results(ROOT / "benchmarks" / "results" / folder))
     table = README.read_text().split("| defense | seeds | recovery |")[place].partition("\n\n")[0]
     rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines()[2:]]
-    assert {title.split("`")[1] for title, *_ in rows} >= {"none", "eclipse", "iss-j", "at", further}
+    assert {title.split("`")[1] for title, *_ in rows} >= {"none", "eclipse", "iss-j", "at", "d-vae"}
     for title, *cells in rows:
         assert cells == in_short(section, title.split("`")[1]), title
 
