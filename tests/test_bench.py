@@ -119,7 +119,15 @@ def test_the_cells_are_those_of_the_grid_one_seed_after_the_other(data: Path) ->
         ('["clean", "ops", "em"]', '"em"', "line 11: names = 'em'; expected a list of words"),
         ("max_rounds=1", "max_round=1", "line 14: unknown parameter of em 'max_round'; did you mean 'max_rounds'?"),
         ('"ops", "em"]', '"ops", "ops"]', "line 11: attack 'ops' is named twice"),
-        ("seeds_of.none", "seeds_of.aa", "unknown defense of this grid 'aa'"),
+        ("seeds_of.none", "seeds_of.aa", "line 23: unknown defense of this grid 'aa'"),
+        ('"ops", "em"]', '"ops", "test"]', "line 11: unknown attack 'test'"),
+        ("epochs = 1", 'recipe = "small"', "line 22: unknown recipe 'small'"),
+        ('scale = "small"\n\n', "scale = 3\n\n", "line 18: scale = 3; expected a word"),
+        ('name = "noise"', "name = 5", "line 5: name = 5; expected a word"),
+        ("epochs = 1", "epochs = 1\nseeds_of.at = [1]", "line 23: unknown defense of this grid 'at'"),
+        ('name = "tiny"', 'name = "tiny"\nprotocol = 5', "line 3: unknown protocol '5'"),
+        ("[0, 1]", "[0, -1]", "line 23: seed -1; expected 0 to 4294967295"),
+        ("epochs = 1", "seeds = [99999999999999999999]", "line 22: seed 99999999999999999999; expected 0 to"),
         ('scale = "small"\n[a', 'scale = "smal"\n[a', "line 12: unknown scale 'smal'; did you mean 'small'?"),
         ("version = 1", "version = 2", "line 1: version = 2; this eclipse reads version 1"),
         ('name = "tiny"', 'nam = "tiny"', "line 2: unknown part of a grid 'nam'; did you mean 'name'?"),
@@ -263,6 +271,20 @@ def test_a_damaged_set_in_the_cache_is_named_with_the_remedy(tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(EclipseError, match=r"cannot be read .*; delete it, and it is made anew"):
         cache.load(fingerprint)
+    cache.made("poisoned", {}, lambda stages: ImageSet.from_arrays(some_images(2)), quiet)
+    (path,) = (tmp_path / "cache" / "poisoned").glob("*.npz")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(EclipseError, match=r"cannot be read .*; delete it, and it is made anew"):
+        cache.fingerprint("poisoned", {})
+
+
+def test_a_cache_is_kept_from_version_control_unless_its_folder_has_rules_of_its_own(tmp_path: Path) -> None:
+    for folder, before in ((tmp_path / "new", None), (tmp_path / "old", "keep\n")):
+        if before:
+            folder.mkdir()
+            (folder / ".gitignore").write_text(before)
+        Cache(folder).keep(ImageSet.from_arrays(some_images(2)))
+        assert (folder / ".gitignore").read_text() == (before or "*\n")
 
 
 def test_cells_share_the_poison_and_the_prepared_set(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,6 +359,8 @@ def test_cells_are_picked_by_their_parts_or_their_name(data: Path) -> None:
     assert picked("clean-trusted-only-small-0") == picked(name) == ["clean-trusted-only-small-0"]
     with pytest.raises(EclipseError, match=r"unknown cell 'em-none-smal-0'; did you mean 'em-none-small-0'"):
         picked("em-none-smal-0")
+    with pytest.raises(EclipseError, match=r"unknown cell 'esm/none'; did you mean 'em/none'"):
+        picked("esm/none")
 
 
 def test_the_command_of_a_cell_can_be_pasted_wherever_the_grid_lies(data: Path) -> None:
@@ -371,6 +395,22 @@ def test_what_is_missing_is_run_and_a_broken_cell_does_not_stop_the_rest(data: P
     assert command(*options, "--cell", "clean/one-step").code == 0
     grid = json.loads((out / "grid.json").read_text())
     assert {path.stem for path in (out / "cells").iterdir()} <= {cell["cell"] for cell in grid["cells"]}
+
+
+def test_a_report_shows_the_grid_that_was_asked_for_last_and_a_lost_grid_file_costs_no_cell(
+    data: Path, command: Command
+) -> None:
+    out = data / "results"
+    options = ("bench", data / "grid.toml", "--data", data, "--out", out, "--cell", "clean/none")
+    assert command(*options).code == 0
+    (data / "grid.toml").write_text(GRID.replace("none = [0, 1]", "none = [0]"))
+    assert command(*options).code == 0, "nothing is missing"
+    assert "clean-none-small-1" not in (out / "grid.json").read_text()
+    times = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
+    (out / "grid.json").unlink()  # the advice of a report that finds it damaged
+    assert command(*options).code == 0
+    assert times == {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
+    assert (out / "grid.json").exists()
 
 
 def test_a_process_that_is_killed_breaks_its_cell_only(data: Path) -> None:

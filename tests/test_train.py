@@ -166,6 +166,11 @@ def test_too_little_memory_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPat
         train_victim(labelled(), labelled(8), Defense(), "small", QUICK, seed=0)
 
 
+def test_a_training_that_diverges_is_said() -> None:
+    with pytest.raises(EclipseError, match="the loss of small is nan after epoch 1: its training diverged; expected"):
+        train_victim(labelled(), labelled(8), Defense(), "small", replace(QUICK, lr=1e30), seed=0)
+
+
 # The command
 
 
@@ -255,6 +260,28 @@ def test_what_cannot_be_trained_is_refused_and_nothing_is_written(
     given = [word.format(data=data) for word in more]
     assert said in refusal(command(*options(data, *given)))
     assert sorted(data.rglob("*")) == before
+
+
+def test_what_a_defense_refuses_at_once_leaves_no_state(data: Path, command: Command) -> None:
+    write_images(data / "few", 20, side=16, seed=3)
+    asked = options(data, "--defense", "one-step", "--scale", "small", "--set", "iterations=2", "--trusted")
+    assert "at least 50" in refusal(command(*asked, data / "few"))
+    assert not list(data.glob(".run*"))
+    assert command(*asked, data / "trusted").code == 0
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_a_damaged_state_is_said_with_the_remedy(data: Path, command: Command, content: str) -> None:
+    (data / ".run.training").mkdir()
+    (data / ".run.training" / "settings.json").write_text(content)
+    assert "settings.json is damaged" in refusal(command(*options(data)))
+
+
+def test_a_label_that_is_no_class_is_refused(data: Path, command: Command) -> None:
+    images = some_images(8, 16, 16).transpose(0, 2, 3, 1)
+    np.savez(data / "huge.npz", images=images, labels=np.array([0, 1] * 3 + [0, 2**40]))
+    said = refusal(command("train", data / "huge.npz", *options(data)[2:]))
+    assert "label 1099511627776; expected less than 65,536" in said
 
 
 def test_a_dry_run_prints_the_settings_and_writes_nothing(data: Path, command: Command) -> None:

@@ -5,6 +5,8 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
+_SHOWN = 40  # of the known names
+
 
 class EclipseError(Exception):
     """A mistake that the user can mend; the message says the value, what was expected and the remedy.
@@ -17,7 +19,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> EclipseError:
     """Word the error for an unknown name and suggest the nearest known one."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}."
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names[:_SHOWN])}{more}."
     return EclipseError(f"unknown {kind} {name!r}; {hint}")
 
 

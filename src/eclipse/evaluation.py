@@ -1,5 +1,6 @@
 """Train a victim under a defense and measure it on clean images: what ``eclipse train`` and each cell of a grid do."""
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
@@ -71,14 +72,8 @@ def train_victim(
     """
     stages = stages or Stages()
     classes = check_sets(data, test)
-    network = new_victim(arch, data, classes, defense, seed, device)
-    optimizer = defense.optimizer(network, recipe)
     epochs: list[dict[str, float]] = []
     before = 0.0
-    if found := stages.load("victim"):
-        unpack(found[0], network, optimizer)
-        epochs, before = found[1]["epochs"], found[1]["seconds"]
-    began, done = time.monotonic(), len(epochs)
 
     def augment(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return defense.augment(x, y, classes)
@@ -86,9 +81,20 @@ def train_victim(
     def adversary(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return defense.adversary(network, x, y, len(epochs) / recipe.epochs)
 
-    hooks: dict[str, Any] = {"augment": augment, "adversary": adversary, "optimizer": optimizer, "done": done}
     with enough_memory(device, f"to train {arch} with batches of {recipe.batch}"):
+        network = new_victim(arch, data, classes, defense, seed, device)
+        optimizer = defense.optimizer(network, recipe)
+        if found := stages.load("victim"):
+            unpack(found[0], network, optimizer)
+            epochs, before = found[1]["epochs"], found[1]["seconds"]
+        began, done = time.monotonic(), len(epochs)
+        hooks: dict[str, Any] = {"augment": augment, "adversary": adversary, "optimizer": optimizer, "done": done}
         for event in fit(network, data, recipe, seed=seed, device=device, compiled=compiled, **hooks):
+            if not math.isfinite(event.loss):
+                raise EclipseError(
+                    f"the loss of {arch} is {event.loss} after epoch {event.epoch}: its training diverged; expected a "
+                    "number: choose other settings of the defense, or another recipe"
+                )
             epochs.append({**asdict(event), "accuracy": accuracy(network, test, device=device)})
             facts = {"epochs": epochs, "seconds": before + time.monotonic() - began}
             stages.save("victim", pack(network, optimizer), facts)

@@ -14,7 +14,7 @@ from eclipse.data.overlap import check_apart_from_test
 from eclipse.data.sources import load_imageset, open_source
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.parameters import defense_with
-from eclipse.device import compute_dtype, describe_device, resolve_device
+from eclipse.device import compute_dtype, describe_device, enough_memory, resolve_device
 from eclipse.errors import EclipseError, unknown
 from eclipse.evaluation import Trained, check_sets, new_victim, train_victim
 from eclipse.runs import (
@@ -174,8 +174,13 @@ def _state(made: Plan) -> dict[str, Any]:
 def _check_resumable(made: Plan) -> None:
     """Refuse settings other than those of the unfinished training of the same output, if there is one."""
     path = state_folder(made.request.out) / "settings.json"
-    if path.exists():
-        check_same_settings(json.loads(path.read_text()), _state(made), path.parent)
+    if not path.exists():
+        return
+    try:
+        before = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise EclipseError(f"{path} is damaged ({error}); delete {path.parent} to begin anew") from error
+    check_same_settings(before, _state(made), path.parent)
 
 
 def run(made: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None) -> dict[str, Any]:
@@ -190,7 +195,7 @@ def run(made: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None)
         with recorded(asked.out, made.settings(), **made.fingerprints()) as found:
             began = time.monotonic()
             preparing = Stages(folder / "prepare", on_step)
-            data = made.defense.prepare(made.data, made.trusted, seed=asked.seed, device=made.device, stages=preparing)
+            data = _prepared(made, preparing)
             prepared_s = time.monotonic() - began
             trained = train_victim(
                 data,
@@ -209,6 +214,19 @@ def run(made: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None)
             found |= {"accuracy": trained.accuracy, "seconds": seconds, "counts": result["counts"]}
         shutil.rmtree(folder, ignore_errors=True)
     return result
+
+
+def _prepared(made: Plan, stages: Stages) -> ImageSet:
+    """What the defense makes of the images; where it refuses them at once, no state is left to bind the next run."""
+    asked, folder = made.request, state_folder(made.request.out)
+    try:
+        with enough_memory(made.device, f"for the defense {asked.defense}"):
+            return made.defense.prepare(made.data, made.trusted, seed=asked.seed, device=made.device, stages=stages)
+    except EclipseError:
+        if not any(path.is_file() for path in (folder / "prepare").rglob("*")):
+            shutil.rmtree(folder / "prepare", ignore_errors=True)
+            (folder / "settings.json").unlink()
+        raise
 
 
 def _result(made: Plan, data: ImageSet, trained: Trained, seconds: Mapping[str, float]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -54,7 +54,7 @@ class Cache:
 
     def fingerprint(self, kind: str, decides: Mapping[str, Any]) -> str:
         """The fingerprint of a set that was made."""
-        with np.load(self._place(kind, key(decides)), allow_pickle=False) as file:
+        with _opened(self._place(kind, key(decides))) as file:
             return str(_about(file)["fingerprint"])
 
     def keep(self, images: ImageSet) -> str:
@@ -108,8 +108,8 @@ class Cache:
 
     def _make_room(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):  # it is not meant for version control
-            (self.folder / ".gitignore").write_text("*\n")
+        with suppress(OSError), (self.folder / ".gitignore").open("x") as file:  # not meant for version control
+            file.write("*\n")
 
 
 def key(decides: Mapping[str, Any]) -> str:
@@ -122,8 +122,9 @@ class _Timed:
 
     def __init__(self, path: Path, on_step: Callable[[StageStep], None]) -> None:
         self._path, self._on_step, self._last = path, on_step, time.monotonic()
-        self._sum = float(json.loads(path.read_text())["seconds"]) if path.exists() else 0.0
-        self.denoiser = 0.0
+        self._sum, self.denoiser = 0.0, 0.0
+        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, it costs the count of what was before
+            self._sum = float(json.loads(path.read_text())["seconds"])
 
     def __call__(self, step: StageStep) -> None:
         own = self.seconds()
@@ -172,14 +173,21 @@ def _about(file: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Kept:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            about = _about(file)
-            labels = file.get("labels")
-            names = None if about["class names"] is None else tuple(about["class names"])
-            images = ImageSet(file["images"], tuple(about["ids"]), labels, names)
+    with _opened(path) as file:
+        about = _about(file)
+        labels = file.get("labels")
+        names = None if about["class names"] is None else tuple(about["class names"])
+        images = ImageSet(file["images"], tuple(about["ids"]), labels, names)
         denoiser = float(about.get("denoiser", 0.0))
         return Kept(images, str(about["fingerprint"]), float(about["seconds"]), True, denoiser)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """An archive to read from; what goes wrong inside is worded."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            yield file
     except FileNotFoundError as error:
         raise EclipseError(f"{path} has vanished from the cache; run the same command again") from error
     except Exception as error:  # a damaged archive raises one of many kinds

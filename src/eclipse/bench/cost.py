@@ -13,7 +13,7 @@ from eclipse.bench.cells import Bench
 from eclipse.bench.grid import Choice
 from eclipse.bench.runner import Results
 from eclipse.data.imageset import ImageSet
-from eclipse.device import seeded
+from eclipse.device import enough_memory, seeded
 from eclipse.victims.classifier import make_classifier
 
 Key = TypeVar("Key")
@@ -80,7 +80,8 @@ def _measured(bench: Bench, arch: str, train: ImageSet) -> float:
     channels, *sides = train.images.shape[1:]
     with seeded(0, "cost"):
         network = make_classifier(arch, train.num_classes, channels, min(sides))
-    return bench.recipe.epochs * len(train) / passes_per_s(network, train, bench.device) / 60
+    with enough_memory(bench.device, f"to train {arch}"):
+        return bench.recipe.epochs * len(train) / passes_per_s(network, train, bench.device) / 60
 
 
 def _known(bench: Bench, results: Results) -> tuple[dict[tuple[str, str], float], dict[str, float]]:

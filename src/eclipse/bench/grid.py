@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -25,6 +26,7 @@ else:
 VERSION = 1
 CLEAN = "clean"  # what stands for an attack where the data are left as they are
 PROTOCOLS = ("held-out", "paper-overlap")
+_TOP = ""  # what comes before the first section
 _WORDS: dict[type, str] = {str: "word", int: "whole number"}
 
 Section = TypeVar("Section")
@@ -169,21 +171,23 @@ class _Reader:
     """Turns the content of a file into a grid; knows in which line a word stands."""
 
     def __init__(self, path: Path, text: str) -> None:
-        self._path, self._lines = path, text.splitlines()
+        self._path = path
+        self._lines = [(number, line.partition("#")[0].strip()) for number, line in enumerate(text.splitlines(), 1)]
 
     def grid(self, content: Mapping[str, Any]) -> Grid:
         known = ("version", "name", "protocol", "data", "attacks", "defenses", "victims")
         for word in content:
-            self._check("part of a grid", word, known)
+            self._check("part of a grid", word, known, _TOP)
         if content.get("version") != VERSION:
-            raise self._error(f"version = {content.get('version')!r}; this eclipse reads version {VERSION}", "version")
+            version = content.get("version")
+            raise self._error(f"version = {version!r}; this eclipse reads version {VERSION}", "version", _TOP)
         missing = [word for word in ("name", "data", "attacks", "defenses", "victims") if word not in content]
         if missing:
             raise EclipseError(f"{self._path} has no {missing[0]!r}; expected {', '.join(known)}")
         protocol = content.get("protocol", PROTOCOLS[0])
-        self._check("protocol", protocol, PROTOCOLS)
+        self._check("protocol", protocol, PROTOCOLS, _TOP, "protocol")
         if not isinstance(content["name"], str) or not content["name"]:
-            raise self._error(f"name = {content['name']!r}; expected a word", "name")
+            raise self._error(f"name = {content['name']!r}; expected a word", "name", _TOP)
         grid = Grid(
             content["name"],
             protocol,
@@ -200,82 +204,113 @@ class _Reader:
 
     def _section(self, name: str, kind: type[Section], values: Any) -> Section:
         if not isinstance(values, dict):
-            raise self._error(f"{name} = {values!r}; expected a section [{name}]", name)
+            raise self._error(f"{name} = {values!r}; expected a section [{name}]", name, _TOP)
         hints = get_type_hints(kind)
         for word, value in values.items():
-            self._check(f"word in [{name}]", word, hints)
-            values[word] = self._value(word, value, hints[word])
+            self._check(f"word in [{name}]", word, hints, name)
+            values[word] = self._value(word, value, hints[word], name)
         required = [f.name for f in fields(kind) if f.name in ("name", "train", "test", "names", "archs")]  # type: ignore[arg-type]
         missing = [word for word in required if word not in values]
         if missing:
             raise EclipseError(f"[{name}] of {self._path} has no {missing[0]!r}; expected {', '.join(hints)}")
         return kind(**values)
 
-    def _value(self, word: str, value: Any, hint: Any) -> Any:
+    def _value(self, word: str, value: Any, hint: Any, section: str) -> Any:
         """A value of the right type, lists as tuples."""
         if get_origin(hint) is Mapping:
             if not isinstance(value, dict):
-                raise self._error(f"{word} = {value!r}; expected a table of lists", word)
-            return {name: self._value(name, part, get_args(hint)[1]) for name, part in value.items()}
+                raise self._error(f"{word} = {value!r}; expected a table of lists", word, section)
+            inner = f"{section}.{word}"
+            return {name: self._value(name, part, get_args(hint)[1], inner) for name, part in value.items()}
         kind = str if hint is str or str in get_args(hint) else int
         if get_origin(hint) is tuple:
             if not isinstance(value, list) or not value or any(type(part) is not kind for part in value):
-                raise self._error(f"{word} = {value!r}; expected a list of {_WORDS[kind]}s", word)
+                raise self._error(f"{word} = {value!r}; expected a list of {_WORDS[kind]}s", word, section)
             return tuple(value)
         if type(value) is not kind:
-            raise self._error(f"{word} = {value!r}; expected a {_WORDS[kind]}", word)
+            raise self._error(f"{word} = {value!r}; expected a {_WORDS[kind]}", word, section)
         return value
 
     def _check_names(self, grid: Grid) -> None:
-        for kind, names, known in (
-            ("attack", grid.attacks.names, (CLEAN, *ATTACKS)),
-            ("defense", grid.defenses.names, tuple(DEFENSES)),
-            ("classifier", grid.victims.archs, tuple(CLASSIFIERS)),
-            ("recipe", (grid.victims.recipe,), tuple(RECIPES)),
-            ("scale", (grid.attacks.scale, grid.defenses.scale), SCALES),
-            ("attack of this grid", tuple(grid.attacks.set), grid.attacks.names),
-            ("defense of this grid", (*grid.defenses.set, *grid.victims.seeds_of), grid.defenses.names),
+        for kind, names, known, section, key in (
+            ("attack", grid.attacks.names, (CLEAN, *ATTACKS), "attacks", "names"),
+            ("defense", grid.defenses.names, tuple(DEFENSES), "defenses", "names"),
+            ("classifier", grid.victims.archs, tuple(CLASSIFIERS), "victims", "archs"),
+            ("recipe", (grid.victims.recipe,), tuple(RECIPES), "victims", "recipe"),
+            ("scale", (grid.attacks.scale,), SCALES, "attacks", "scale"),
+            ("scale", (grid.defenses.scale,), SCALES, "defenses", "scale"),
+            ("attack of this grid", tuple(grid.attacks.set), grid.attacks.names, "attacks.set", ""),
+            ("defense of this grid", tuple(grid.defenses.set), grid.defenses.names, "defenses.set", ""),
+            ("defense of this grid", tuple(grid.victims.seeds_of), grid.defenses.names, "victims.seeds_of", ""),
         ):
             for name in names:
-                self._check(kind, name, known)
+                self._check(kind, name, known, section, key)
             twice = [name for name in names if kind in ("attack", "defense", "classifier") and names.count(name) > 1]
             if twice:
-                raise self._error(f"{kind} {twice[0]!r} is named twice; name it once", twice[0])
+                raise self._error(f"{kind} {twice[0]!r} is named twice; name it once", twice[0], section, key)
         if grid.victims.epochs is not None and grid.victims.epochs < 1:
-            raise self._error(f"epochs = {grid.victims.epochs}; expected at least 1", "epochs")
+            raise self._error(f"epochs = {grid.victims.epochs}; expected at least 1", "epochs", "victims")
+        victims = grid.victims
+        for section, key, seeds in (
+            ("attacks", "seed", (grid.attacks.seed,)),
+            ("defenses", "seed", (grid.defenses.seed,)),
+            ("victims", "seeds", victims.seeds),
+            *(("victims.seeds_of", name, seeds) for name, seeds in victims.seeds_of.items()),
+        ):
+            if wrong := [seed for seed in seeds if not 0 <= seed < 1 << 32]:
+                raise self._error(f"seed {wrong[0]}; expected 0 to {(1 << 32) - 1}", key, section)
 
     def _check_parameters(self, grid: Grid) -> None:
         """Build everything once, which refuses parameters and values that cannot be."""
-        for build, methods in ((grid.attack, grid.attacks), (grid.defense, grid.defenses)):
+        parts = (("attacks", grid.attack, grid.attacks), ("defenses", grid.defense, grid.defenses))
+        for section, build, methods in parts:
             for name in methods.names:
                 try:
                     build(name)
                 except EclipseError as error:
-                    raise self._error(str(error), methods.set.get(name, (name,))[0]) from error
+                    if given := methods.set.get(name):
+                        raise self._error(str(error), given[0], f"{section}.set", name) from error
+                    raise self._error(str(error), name, section, "names") from error
 
     def _check_trusted(self, grid: Grid) -> None:
         for name in grid.defenses.names:
             needed = grid.defense(name).needs()
             if needed != "nothing" and grid.data.trusted is None:
-                raise self._error(f"defense {name!r} needs {needed}, and [data] has no 'trusted'; name a set", name)
+                message = f"defense {name!r} needs {needed}, and [data] has no 'trusted'; name a set"
+                raise self._error(message, name, "defenses", "names")
 
-    def _check(self, kind: str, name: str, known: Collection[str]) -> None:
+    def _check(self, kind: str, name: Any, known: Collection[str], section: str, key: str = "") -> None:
         if name not in known:
-            raise self._error(str(unknown(kind, name, known)), name)
+            raise self._error(str(unknown(kind, str(name), known)), str(name), section, key)
 
-    def _error(self, message: str, word: str) -> EclipseError:
-        """The error with the line where a word first stands."""
-        return EclipseError(f"{self._path}{self._line(word)}: {message}")
+    def _error(self, message: str, word: str, section: str, key: str = "") -> EclipseError:
+        """The error with the line where a word stands in a section, or from the line of a key there on."""
+        return EclipseError(f"{self._path}{self._line(word, section, key)}: {message}")
 
-    def _line(self, word: str) -> str:
-        return next(self._lines_with(word), "")
+    def _line(self, word: str, section: str, key: str) -> str:
+        inside = list(self._inside(section))
+        if key:
+            inside = list(dropwhile(lambda line: not _sets(line[1], key), inside))
+        around = self._inside(section.partition(".")[0])  # where a table is written with dots in its keys
+        found = [line for line in (*inside, *around, *self._lines) if _mentions(line[1], word)] or (
+            inside if key else []
+        )
+        return f", line {found[0][0]}" if found else ""
 
-    def _lines_with(self, word: str) -> Iterator[str]:
-        for number, line in enumerate(self._lines, 1):
-            bare = line.partition("#")[0]
-            if (
-                f'"{word}"' in bare
-                or f"'{word}'" in bare
-                or bare.strip().startswith((f"{word} ", f"{word}=", f"[{word}"))
-            ):
-                yield f", line {number}"
+    def _inside(self, section: str) -> Iterator[tuple[int, str]]:
+        """The lines of a section; headers are lines of the top as well."""
+        at = _TOP
+        for number, line in self._lines:
+            header = line.startswith("[")
+            if header:
+                at = line.strip("[] ")
+            if at == section or (header and section == _TOP):
+                yield number, line
+
+
+def _sets(line: str, key: str) -> bool:
+    return line.partition("=")[0].strip().split(".")[-1].strip("\"'") == key and "=" in line
+
+
+def _mentions(line: str, word: str) -> bool:
+    return f'"{word}"' in line or f"'{word}'" in line or _sets(line, word) or line.strip("[] ") == word

@@ -71,7 +71,8 @@ class Results:
         path = self.folder / "grid.json"
         if not path.exists():
             others = [] if not self.folder.exists() else [p.name for p in self.folder.iterdir() if p.name[0] != "."]
-            if others or (self.folder.exists() and not self.folder.is_dir()):
+            cells = (self.folder / "cells").is_dir()  # of a grid.json that was deleted
+            if (others and not cells) or (self.folder.exists() and not self.folder.is_dir()):
                 raise EclipseError(f"{self.folder} holds no results of a grid; choose another --out")
             return
         try:
@@ -117,7 +118,8 @@ def chosen(bench: Bench, patterns: Sequence[str]) -> list[Choice]:
         return cells
     for pattern in patterns:
         if not any(_picks(bench, pattern, cell) for cell in cells):
-            raise unknown("cell", pattern, map(str, cells))
+            forms = ((cell.attack, f"{cell.attack}/{cell.defense}", str(cell)) for cell in cells)
+            raise unknown("cell", pattern, {form for names in forms for form in names})
     return [cell for cell in cells if any(_picks(bench, pattern, cell) for pattern in patterns)]
 
 

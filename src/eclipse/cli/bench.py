@@ -50,6 +50,7 @@ def bench(
         _tell_cost(asked.bench, asked.cost())
         return
     if not asked.missing:
+        asked.results.begin(asked.bench)  # a report shows the grid that was asked for last
         return
     asked.keep_sets()
     total, ended = len(asked.missing), itertools.count(1)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from eclipse.errors import EclipseError
 
+_MOST_CLASSES = 1 << 16  # a larger label is no class: networks get as many outputs as the largest label tells
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
@@ -88,6 +90,10 @@ class ImageSet:
         """Return the labels, or say what they are needed for."""
         if self.labels is None:
             raise EclipseError(f"{purpose} needs labels, and this data set has none; expected one class per image")
+        if self.class_names is None and (highest := int(self.labels.max(initial=0))) >= _MOST_CLASSES:
+            raise EclipseError(
+                f"label {highest}; expected less than {_MOST_CLASSES:,} where classes have no names: number them from 0"
+            )
         return self.labels
 
     @property

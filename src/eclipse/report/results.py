@@ -152,9 +152,10 @@ def read_results(folder: Path) -> Results:
     plans = _plans(grid, folder / "grid.json")
     found = {path.stem: _cell(path, plans) for path in sorted((folder / "cells").glob("*.json"))}
     cells = {name: cell for name, cell in found.items() if cell is not None}
-    if not cells:
-        raise EclipseError(f"no cell of the grid in {str(folder)!r} is finished yet; run 'eclipse bench' first")
     failures = {path.stem: _failure(path) for path in sorted((folder / "failed").glob("*.json"))}
+    if not cells:
+        broken = f", {len(failures)} failed ({next(iter(failures.values())).error})" if failures else ""
+        raise EclipseError(f"no cell of the grid in {str(folder)!r} is finished yet{broken}; run 'eclipse bench' first")
     return Results(
         grid.text("name"),
         grid.text("protocol"),
