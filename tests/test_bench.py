@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,8 @@ def test_the_cells_are_those_of_the_grid_one_seed_after_the_other(data: Path) ->
         ("version = 1", "version = 2", "line 1: version = 2; this eclipse reads version 1"),
         ('name = "tiny"', 'nam = "tiny"', "line 2: unknown part of a grid 'nam'; did you mean 'name'?"),
         ('name = "tiny"', 'name = ""', "line 2: name = ''; expected a word"),
+        ('name = "tiny"', 'name = " "', "line 2: name = ' '; expected a word"),
+        ('name = "noise"', 'name = ""', "line 5: name = ''; expected a word"),
         ('name = "tiny"', "name = ", "grid.toml is no TOML file"),
         (
             'trusted = "trusted.npz"\n',
@@ -187,6 +190,33 @@ def test_overlapping_slices_are_refused_by_their_rows(data: Path) -> None:
         )
 
 
+def test_a_few_test_images_are_found_among_as_few_trusted_ones(data: Path) -> None:
+    save(data / "test.npz", 400, seed=9)
+    with np.load(data / "test.npz") as file:
+        np.savez(data / "copy.npz", images=file["images"][:2], labels=file["labels"][:2])
+    with pytest.raises(EclipseError, match=r"2 test images of .* are in .*copy.npz"):
+        load_sets(grid_of(data, ('trusted = "trusted.npz"', 'trusted = "copy.npz"')), data)
+
+
+def test_the_large_clean_set_is_kept_apart_from_the_test_images_and_is_what_avatar_gets(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = ('trusted = "trusted.npz"', 'trusted = "trusted.npz"\nclean = "clean.npz"')
+    save(data / "clean.npz", 60, seed=7)
+    grid = grid_of(data, named, ('"mixup"', '"mixup", "avatar"'))
+    bench, got = bench_of(data, grid), list[ImageSet]()
+
+    def prepare(self: object, images: ImageSet, trusted: ImageSet, **_: object) -> ImageSet:
+        got.append(trusted)
+        return images
+
+    monkeypatch.setattr("eclipse.defenses.avatar.AVATAR.prepare", prepare)
+    bench.run(Choice("clean", "avatar", "small", 0), quiet)
+    assert got[0].fingerprint() == bench.sets["clean"] != bench.sets["trusted"]
+    with pytest.raises(EclipseError, match=r"12 rows of .* \(clean\), too"):
+        load_sets(grid_of(data, (named[0], named[1].replace("clean.npz", "test.npz"))), data)
+
+
 def test_a_copy_of_the_test_images_under_another_name_is_found_by_its_pixels(data: Path) -> None:
     with np.load(data / "test.npz") as file:
         np.savez(data / "copy.npz", images=file["images"][:5], labels=file["labels"][:5])
@@ -231,6 +261,23 @@ def test_what_is_made_is_made_once_and_read_back_as_it_was(tmp_path: Path) -> No
     cache.made("poisoned", {"a": 2}, make, told.append)
     assert len(made) == 2, "other settings, another set"
     assert key({"a": 1, "b": 2}) == key({"b": 2, "a": 1})
+
+
+def test_two_at_a_time_make_a_set_once(tmp_path: Path) -> None:
+    made: list[Stages] = []
+
+    def make(stages: Stages) -> ImageSet:
+        made.append(stages)
+        time.sleep(0.3)
+        return ImageSet.from_arrays(some_images(2))
+
+    cache, big = Cache(tmp_path / "cache"), ImageSet.from_arrays(some_images(400))
+    with ThreadPoolExecutor(4) as pool:
+        for ended in [pool.submit(cache.made, "poisoned", {}, make, quiet) for _ in range(2)]:
+            assert len(ended.result().images) == 2
+        assert len({ended.result() for ended in [pool.submit(cache.keep, big) for _ in range(4)]}) == 1
+    assert len(made) == 1
+    assert cache.load(big.fingerprint()).fingerprint() == big.fingerprint()
 
 
 def test_a_making_that_was_killed_goes_on_and_its_seconds_add_up(tmp_path: Path) -> None:
@@ -327,6 +374,18 @@ def test_a_cell_under_other_settings_is_another_cell(data: Path) -> None:
     changes = [("epochs = 1", "epochs = 2"), ("max_rounds=1", "max_rounds=2"), ('"train.npz"', '"train.npz[:30]"')]
     names = {bench_of(data, grid_of(data, *one)).name(choice) for one in ([], *([change] for change in changes))}
     assert len(names) == 4
+    bench = bench_of(data)
+    grid = bench.grid
+    others = [
+        replace(bench, grid=replace(grid, protocol="paper-overlap")),
+        replace(bench, grid=replace(grid, attacks=replace(grid.attacks, seed=1))),
+        replace(bench, grid=replace(grid, defenses=replace(grid.defenses, seed=1))),
+        replace(bench, sets={**bench.sets, "test": "other"}),
+        replace(bench, device="cuda"),
+    ]
+    assert len({bench.name(choice), *(other.name(choice) for other in others)}) == 6
+    trusting = replace(choice, defense="trusted-only")
+    assert replace(bench, sets={**bench.sets, "trusted": "other"}).name(trusting) != bench.name(trusting)
     assert bench_of(data).name(choice) == bench_of(data).name(choice)
     same = bench_of(data, grid_of(data, ('"ops", "em"]', '"em"]'), ("seeds_of.none = [0, 1]", "")))
     assert same.name(choice) == bench_of(data).name(choice), "other cells of the grid play no part"

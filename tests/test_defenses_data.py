@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses import make_defense
 from eclipse.defenses.mixup import draw_share
-from eclipse.defenses.op import orthonormal, project
+from eclipse.defenses.op import _distortion, orthonormal, project
 from eclipse.errors import EclipseError
 from eclipse.stages import Stages, StageStep
 from eclipse.victims.fit import Epoch, Recipe, fit
@@ -354,6 +354,22 @@ def test_ops_augmentation_turns_stretches_and_recolors_each_image_a_little(chann
     # 13 rows above the middle, up to 10 degrees of rotation and of shear, at up to 1.2 times the size.
     assert 2 < columns.abs().max() < 13 * 1.2 * 2 * np.tan(np.deg2rad(10)) + 1
     assert columns.mean().abs() < 0.5
+
+
+def test_ops_augmentation_has_the_published_parts() -> None:
+    turn, stretch, recolor = map(repr, _distortion(True).children())
+    assert turn.startswith("RandomRotation(degrees=10.0, p=1.0, ") and "resample=nearest" in turn
+    assert stretch.startswith("RandomAffine(degrees=0.0, translate=None, scale=(0.8, 1.2), shear=10.0, p=1.0, ")
+    assert recolor.startswith("ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.0, p=1.0, ")
+    torch.manual_seed(0)
+    x, y = torch.rand(2, 3, 16, 16), torch.tensor([0, 1])
+    mixed = sum(make_defense("op").augment(x, y, 2)[1].ndim == 2 for _ in range(60))
+    assert 15 < mixed < 45, "CutMix on half of the batches"
+
+
+def test_mixup_and_cutmix_have_the_numbers_of_their_authors() -> None:
+    assert make_defense("mixup").settings() == {"alpha": 1.0}
+    assert make_defense("cutmix").settings() == {"p": 0.5, "beta": 1.0}
 
 
 # --- dilution and trusted-only ----------------------------------------------------------------------------

@@ -20,8 +20,10 @@ from eclipse.data.pixels import quantize, to_unit
 from eclipse.defenses import denoisers, make_defense, purifying
 from eclipse.defenses.avatar import AVATAR
 from eclipse.defenses.denoisers import kept_denoiser
+from eclipse.defenses.disentangling import Parts
 from eclipse.defenses.dvae import DVAE
 from eclipse.defenses.eclipse import ECLIPSE
+from eclipse.device import seeded
 from eclipse.diffusion import presets
 from eclipse.diffusion.checkpoint import save_denoiser
 from eclipse.diffusion.presets import FAST
@@ -436,6 +438,45 @@ def test_d_vae_goes_on_after_a_kill_and_ends_with_the_same_bytes(stage: int, sur
     assert np.array_equal(resumed, defense.prepare(data, seed=0).images)
     epochs = [(step.stage, step.done) for step in seen]
     assert epochs == [(f"d-vae stage {number}", epoch) for number in (1, 2) for epoch in (1, 2, 3)]
+
+
+def test_d_vae_takes_the_perturbation_off_twice_and_keeps_what_passes_the_second_bottleneck(tmp_path: Path) -> None:
+    data, defense, stages = noisy_set(20, SHAPE), tiny_dvae(), Stages(tmp_path)
+    prepared = defense.prepare(data, seed=0, stages=stages).images
+    y = torch.from_numpy(data.require_labels("test"))
+
+    def drawn(images: NDArray[np.uint8], purpose: str, change: Any) -> NDArray[np.uint8]:
+        with seeded(0, purpose), torch.no_grad():
+            return quantize(change(to_unit(torch.from_numpy(images)))).numpy()
+
+    rough = defense.train_network(data, 1, seed=0, device="cpu", stages=stages)  # as they are on record
+    x1 = drawn(data.images, "d-vae rough", lambda x: x - rough(x, y).perturbation)
+    fine = defense.train_network(data.with_images(x1), 2, seed=0, device="cpu", stages=stages)
+    assert np.array_equal(
+        prepared, drawn(x1, "d-vae fine", lambda x: fine((x - fine(x, y).perturbation).clamp(0, 1), y).image)
+    )
+    alone = tiny_dvae().train_network(data.with_images(x1), 2, seed=0, device="cpu", stages=Stages())
+    assert torch.equal(fine.widen.weight, alone.widen.weight), "the second stage is trained on the result of the first"
+
+
+def test_d_vae_has_the_published_numbers() -> None:
+    assert DVAE().settings() == {
+        **{"width": 64, "latent": 256, "blocks": 2, "epochs": 60, "batch": 128, "lr": 5e-3, "clip": 5.0},
+        **{"targets": (1.0, 3.0), "weight": 0.01, "free_epochs": 11, "bound": 0.002},
+    }
+
+
+def test_the_loss_of_d_vae_is_the_published_sum() -> None:
+    x, image, rest = torch.full((2, 3, 4, 4), 0.5), torch.full((2, 3, 4, 4), 0.4), torch.full((2, 3, 4, 4), 0.3)
+    for kl, bounded, expected in (
+        (0.5, False, 0.01 + 0.04 + 0.01 * 1.0),
+        (2.0, False, 0.01 + 0.04 + 0.01 * 2.0),
+        (2.0, True, 0.01 + 0.04 + 0.01 * 2.0 + 0.09),
+    ):
+        found = DVAE()._loss(Parts(image, rest, torch.tensor(kl)), x, 1.0, bounded)
+        assert found.item() == pytest.approx(expected, rel=1e-5)
+    little = Parts(image, torch.full((2, 3, 4, 4), 0.01), torch.tensor(1.0))
+    assert DVAE()._loss(little, x, 1.0, True).item() == pytest.approx(0.01 + 0.0081 + 0.01 + 0.002, rel=1e-5)
 
 
 def test_d_vae_at_its_published_width_is_the_published_network() -> None:

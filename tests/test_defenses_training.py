@@ -85,6 +85,20 @@ def test_aa_takes_the_copy_with_the_largest_loss_image_by_image() -> None:
     assert torch.equal(chosen, copies[picks, torch.arange(len(x))]) and len(picks.unique()) > 2
 
 
+def test_the_policy_of_aa_is_the_published_one() -> None:
+    parts = list(map(repr, _policy(0.5, 3).children()))
+    assert [part.partition("(")[0] for part in parts] == [
+        *("RandomPlasmaBrightness", "RandomPlasmaContrast", "RandomChannelShuffle", "TrivialAugment")
+    ]
+    assert "roughness=(0.3, 0.7), intensity=(0.5, 1.0), p=0.5" in parts[0]
+    assert "roughness=(0.3, 0.7), p=0.5" in parts[1] and "p=0.5" in parts[2]
+    assert UEraser().settings()["p"] == 0.5 and UEraser().settings()["copies"] == 5
+
+
+def test_dp_sgd_has_the_weakest_noise_and_the_middle_bound_of_the_usual_sweep() -> None:
+    assert make_defense("dp-sgd").settings() == {"max_grad_norm": 4.0, "noise_multiplier": 0.01}
+
+
 def test_aa_raises_the_loss_over_that_of_a_single_copy() -> None:
     network, (x, y) = small().eval(), batch(48)
     hardest, single = (

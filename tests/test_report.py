@@ -171,6 +171,22 @@ def test_a_defense_that_ignores_the_data_has_its_clean_result_for_every_poison(r
     assert len(found.cells) == len(read_results(results).cells)
 
 
+def test_such_a_defense_has_one_result_in_a_grid_without_clean_data_too(tmp_path: Path) -> None:
+    alone = cell("em", "trusted-only", 0, 0.40)
+    alone["defense"].update({"ignores data": True, "trusted": "labelled images"})
+    found = section(write(tmp_path / "results", [alone, cell("em", "none", 0, 0.2), cell("tap", "none", 0, 0.3)]))
+    assert found.entry("tap", "trusted-only").borrowed and not found.entry("em", "trusted-only").borrowed
+    assert found.mean("tap", "trusted-only") == pytest.approx(0.40)
+
+
+def test_the_papers_recovery_is_that_of_the_victim_of_its_poisons(tmp_path: Path) -> None:
+    cells = [cell(*one) for one in (("clean", "none", 0, 0.9), ("em", "none", 0, 0.2), ("em", "eclipse", 0, 0.8))]
+    for one in cells:
+        one["victim"]["arch"] = "resnet50"
+    recovered = tables.paper_mean_recovery(section(write(tmp_path / "results", cells)), "eclipse")
+    assert recovered is not None and recovered.value == pytest.approx((82.80 - 17.58) / (94.95 - 17.58))
+
+
 @pytest.mark.parametrize("defense", paper_numbers.RESNET18)
 def test_rows_of_the_paper_have_their_published_means(defense: str) -> None:
     row = paper_numbers.RESNET18[defense]

@@ -57,6 +57,11 @@ def test_accuracy_is_that_of_the_test_images_after_each_epoch() -> None:
     assert not trained.network.training and trained.parameters > 1000
 
 
+def test_the_last_epoch_counts_even_where_another_was_better() -> None:
+    epochs = tuple({"epoch": float(i), "accuracy": share} for i, share in enumerate((0.2, 0.9, 0.5), 1))
+    assert evaluation.Trained(nn.Identity(), epochs, 1.0).accuracy == 0.5
+
+
 @dataclass(frozen=True)
 class Noted(Defense):
     """Notes where it was asked to act."""

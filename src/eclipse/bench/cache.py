@@ -63,7 +63,9 @@ class Cache:
         path = self._place("sets", fingerprint)
         if not path.exists():
             self._make_room(path)
-            _write(path, Kept(images, fingerprint, 0.0, False))
+            with locked(_work(path), path, wait=True):
+                if not path.exists():
+                    _write(path, Kept(images, fingerprint, 0.0, False))
         return fingerprint
 
     def load(self, fingerprint: str) -> ImageSet:
@@ -89,7 +91,7 @@ class Cache:
         if path.exists():
             return _read(path)
         self._make_room(path)
-        work = path.with_name(f".{path.stem}.making")
+        work = _work(path)
         with locked(work, path, wait=True):
             if path.exists():
                 return _read(path)
@@ -115,6 +117,11 @@ class Cache:
 def key(decides: Mapping[str, Any]) -> str:
     """A name for what decides something."""
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _work(path: Path) -> Path:
+    """Where a set is made: one process at a time."""
+    return path.with_name(f".{path.stem}.making")
 
 
 class _Timed:

@@ -14,7 +14,7 @@ from eclipse.bench.cache import Cache, Kept, key
 from eclipse.bench.grid import CLEAN, VERSION, Choice, Grid
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense
-from eclipse.device import describe_device
+from eclipse.device import compute_dtype, describe_device
 from eclipse.evaluation import Trained, train_victim
 from eclipse.parameters import all_fields
 from eclipse.runs import date, versions
@@ -94,7 +94,9 @@ class Bench:
             "accuracy": trained.accuracy,
             "epochs": list(trained.epochs),
             "seconds": _seconds(poisoned, prepared, trained),
+            "prepared fingerprint": prepared.fingerprint,
             "device": describe_device(self.device),
+            "precision": str(compute_dtype(self.device)[0]).removeprefix("torch."),
             "versions": versions(),
             "finished": date(time.time()),
         }

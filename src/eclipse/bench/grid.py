@@ -186,7 +186,7 @@ class _Reader:
             raise EclipseError(f"{self._path} has no {missing[0]!r}; expected {', '.join(known)}")
         protocol = content.get("protocol", PROTOCOLS[0])
         self._check("protocol", protocol, PROTOCOLS, _TOP, "protocol")
-        if not isinstance(content["name"], str) or not content["name"]:
+        if not isinstance(content["name"], str) or not content["name"].strip():
             raise self._error(f"name = {content['name']!r}; expected a word", "name", _TOP)
         grid = Grid(
             content["name"],
@@ -224,10 +224,10 @@ class _Reader:
             return {name: self._value(name, part, get_args(hint)[1], inner) for name, part in value.items()}
         kind = str if hint is str or str in get_args(hint) else int
         if get_origin(hint) is tuple:
-            if not isinstance(value, list) or not value or any(type(part) is not kind for part in value):
+            if not isinstance(value, list) or not value or any(not _is(part, kind) for part in value):
                 raise self._error(f"{word} = {value!r}; expected a list of {_WORDS[kind]}s", word, section)
             return tuple(value)
-        if type(value) is not kind:
+        if not _is(value, kind):
             raise self._error(f"{word} = {value!r}; expected a {_WORDS[kind]}", word, section)
         return value
 
@@ -306,6 +306,11 @@ class _Reader:
                 at = line.strip("[] ")
             if at == section or (header and section == _TOP):
                 yield number, line
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value is of a type, and if a word, not a blank one."""
+    return type(value) is kind and (not isinstance(value, str) or value.strip() != "")
 
 
 def _sets(line: str, key: str) -> bool:

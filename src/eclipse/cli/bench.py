@@ -30,7 +30,12 @@ def bench(
     out: Annotated[Path, typer.Option(help="folder of the results; may hold some of this grid")],
     data: Annotated[Path, typer.Option(help="folder that the paths of the grid are relative to")] = Path("."),
     cell: Annotated[list[str] | None, typer.Option(help="only these cells; repeatable", metavar="NAME")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="cells at a time; each gets its share of the cores")] = 1,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1, help="cells at a time; each gets its share of the cores, whose number a result depends on a little"
+        ),
+    ] = 1,
     cache: Annotated[
         Path | None, typer.Option(help="folder of poisons, denoisers and prepared sets", show_default="OUT/.cache")
     ] = None,

@@ -163,7 +163,7 @@ def _defenses(section: Section) -> Sheet:
 def _paper_mean_note(section: Section) -> tuple[str, ...]:
     if not tables.comparable(section):
         return ()
-    return ("In brackets, the same by the paper's numbers, over those of these poisons that the paper has.",)
+    return ("In brackets, the same by the paper's numbers, over those of these poisons that bite there, too.",)
 
 
 def _defense(section: Section, rank: int, defense: str) -> tuple[str, ...]:

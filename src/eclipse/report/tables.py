@@ -118,10 +118,11 @@ def _section(results: Results, plans: Sequence[Plan]) -> Section:
     pairs = dict.fromkeys((plan.attack, plan.defense) for plan in plans)
     entries = {pair: _entry(results, [plan for plan in plans if (plan.attack, plan.defense) == pair]) for pair in pairs}
     for defense in defenses:
-        clean = entries.get((CLEAN, defense), Entry())
-        if any(cell.defense.ignores_data for cell in clean.cells):
-            for attack in attacks:
-                entries.setdefault((attack, defense), Entry(cells=clean.cells, borrowed=True))
+        own = [entries[pair] for pair in pairs if pair[1] == defense]  # one alone, of a defense that ignores the data
+        for entry in own:
+            if any(cell.defense.ignores_data for cell in entry.cells):
+                for attack in attacks:
+                    entries.setdefault((attack, defense), Entry(cells=entry.cells, borrowed=True))
     return Section(plans[0].arch, plans[0].recipe, tuple(attacks), defenses, entries)
 
 
@@ -267,7 +268,8 @@ def paper_mean_accuracy(section: Section, defense: str) -> Average | None:
 
 def paper_mean_recovery(section: Section, defense: str) -> Average | None:
     """The mean recovery by the paper's accuracies, over the poisons that bite here and there; None if it lacks one."""
-    clean = paper_accuracy(section, CLEAN, NONE) or 0.0
+    victim = paper_numbers.victim_of_poisons(section.arch)  # that of the poisons' numbers
+    clean = (paper_numbers.accuracy(CLEAN, NONE, victim) or 0.0) / 100
     undefended = {poison: paper_accuracy(section, poison, NONE) for poison in biting(section)}
     bite = {poison: low for poison, low in undefended.items() if low is not None and clean - low >= BITES}
 
