@@ -549,6 +549,7 @@ def test_a_dry_run_prints_cells_and_cost_and_writes_nothing(data: Path, command:
     said = command("bench", data / "grid.toml", "--data", data, "--out", data / "results", "--dry-run")
     assert said.code == 0 and "em-mixup-small-0-" in said.out and "hours in one process" in said.out
     assert "poisons, each crafted once" in said.out
+    assert "known when a cell of each is finished: iss-g, trusted-only" in said.out
     assert sorted(data.iterdir()) == before
 
 

@@ -93,7 +93,8 @@ class Plan:
         return {
             "training set": f"{asked.dataset}, {len(self.data):,} images",
             "test set": f"{asked.test}, {len(self.test):,} images",
-            "defense": f"{asked.defense} ({self.defense.title}), about {self.defense.cost():.3g} times the work",
+            "defense": f"{asked.defense} ({self.defense.title})",
+            "cost": f"about {self.defense.cost():.3g} times the work, for a ResNet-18 and 50,000 images",
             "victim": f"{asked.arch}, {self.data.num_classes} classes",
             "recipe": f"{asked.recipe}: {self.recipe.epochs} epochs, batch {self.recipe.batch}, lr {self.recipe.lr:g}",
             "device": f"{describe_device(self.device)} ({why})",

@@ -28,11 +28,13 @@ class Expected:
         prepared: from a defense to the minutes in which it makes the sets that it trains on; only what is known of
             finished cells, as the others have it in the minutes of theirs.
         cells: from a cell to the minutes of its victim.
+        unsure: the defenses that prepare a set and none of whose cells is finished.
     """
 
     poisons: dict[str, float]
     prepared: dict[str, float]
     cells: dict[Choice, float]
+    unsure: tuple[str, ...] = ()
 
     @property
     def minutes(self) -> float:
@@ -55,7 +57,12 @@ def expected(bench: Bench, results: Results, cells: Sequence[Choice], train: Ima
         or victims["none", cell.arch] * bench.grid.defense(cell.defense).cost()
         for cell in cells
     }
-    return Expected(_poisons(bench, cells, train), _prepared(bench, cells, preparations), minutes)
+    unsure = tuple(
+        name
+        for name in dict.fromkeys(cell.defense for cell in cells)
+        if name not in preparations and bench.grid.defense(name).preparation() is not None
+    )
+    return Expected(_poisons(bench, cells, train), _prepared(bench, cells, preparations), minutes, unsure)
 
 
 def _poisons(bench: Bench, cells: Sequence[Choice], train: ImageSet) -> dict[str, float]:

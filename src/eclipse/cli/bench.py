@@ -84,3 +84,5 @@ def _tell_cost(bench: "Bench", cost: "Expected") -> None:
             print(f"\n{what}")
             columns((of, "minutes"), [(name, f"{minutes:.1f}") for name, minutes in parts.items()])
     print(f"\nabout {cost.minutes / 60:.1f} hours in one process")
+    if cost.unsure:
+        print(f"and what these prepare, known when a cell of each is finished: {', '.join(cost.unsure)}")

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
 
 HELP = """List the defenses; with a NAME, describe one with all its parameters.
 
-The cost is that of training with the defense, in multiples of the same training without. Two values are those of
---scale paper and --scale small.
+The cost is that of training a ResNet-18 on 50,000 images of 32x32 for 80 epochs with the defense, in multiples of the
+same training without; a smaller one pays more for what is prepared before it. Two values are those of --scale paper
+and --scale small.
 """
 
 
