@@ -162,11 +162,12 @@ def test_sets_that_do_not_fit_each_other_are_refused() -> None:
     assert check_sets(names, labelled(8)) == 2
 
 
-def test_too_little_memory_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["fit", "new_victim"])
+def test_too_little_memory_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(evaluation, "fit", full)
+    monkeypatch.setattr(evaluation, where, full)
     with pytest.raises(EclipseError, match="cpu has too little memory to train small with batches of 16; expected"):
         train_victim(labelled(), labelled(8), Defense(), "small", QUICK, seed=0)
 
@@ -174,6 +175,16 @@ def test_too_little_memory_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPat
 def test_a_training_that_diverges_is_said() -> None:
     with pytest.raises(EclipseError, match="the loss of small is nan after epoch 1: its training diverged; expected"):
         train_victim(labelled(), labelled(8), Defense(), "small", replace(QUICK, lr=1e30), seed=0)
+
+
+def test_too_little_memory_for_a_defense_is_said_with_the_remedy(
+    data: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("eclipse.defenses.iss.ISSG.prepare", full)
+    assert "cpu has too little memory for the defense iss-g" in refusal(command(*options(data, "--defense", "iss-g")))
 
 
 # The command

@@ -51,7 +51,7 @@ class ISSJ(Defense):
         quality: of the encoder, 1 to 100.
     """
 
-    title: ClassVar[str] = "JPEG at quality 10"
+    title: ClassVar[str] = "JPEG compression"
     acts: ClassVar[str] = "data"
     quality: int = 10
 
