@@ -14,7 +14,16 @@ from tiny import one_sentence
 from eclipse import device, runs
 from eclipse.device import channels_last, compute_dtype, describe_device, resolve_device, seeded
 from eclipse.errors import EclipseError
-from eclipse.runs import check_same_settings, command, run_json, versions, write_json, write_whole
+from eclipse.runs import check_same_settings, command, read_settings, run_json, versions, write_json, write_whole
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]", "\udcff"])
+def test_damaged_settings_of_unfinished_work_are_named_with_the_remedy(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "settings.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(EclipseError, match=r"settings.json is damaged .*; delete .* to begin anew"):
+        read_settings(tmp_path)
+
 
 # Files that are whole or absent
 

@@ -35,6 +35,7 @@ from eclipse.runs import (
     check_same_settings,
     flat,
     locked,
+    read_settings,
     recorded,
     run_json,
     write_json,
@@ -282,7 +283,7 @@ def _check_resumable(plan: Plan) -> None:
     """Refuse settings other than those of the unfinished crafting of the same output, if there is one."""
     folder = craft_folder(plan.request.out)
     if _has_state(plan.request.out):
-        check_same_settings(json.loads((folder / "settings.json").read_text()), _state(plan), folder)
+        check_same_settings(read_settings(folder), _state(plan), folder)
 
 
 def run(plan: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None) -> Outcome:

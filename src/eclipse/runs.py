@@ -146,6 +146,15 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the unfinished work in a folder, from its ``settings.json``."""
+    path = folder / "settings.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise EclipseError(f"{path} is damaged ({error}); delete {folder} to begin anew") from error
+
+
 def check_same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:
     """Refuse to go on from a state made with other settings, naming the first that differs."""
     for name in dict.fromkeys((*made, *asked)):

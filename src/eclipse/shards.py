@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import queue
 import threading
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 from eclipse.data.pictures import Picture, encode_png
 from eclipse.data.rows import Row, Source
 from eclipse.errors import EclipseError
-from eclipse.runs import check_same_settings, write_json, write_whole
+from eclipse.runs import check_same_settings, read_settings, write_json, write_whole
 
 SHARD_ROWS, SHARD_BYTES = 2048, 64 << 20  # whichever is reached first; what a kill can lose
 _SCHEMA = pa.schema(
@@ -77,7 +76,7 @@ class Shards:
         self.files = sorted(self.folder.glob("shard-*.arrow"))
         self.rows = sum(table.num_rows for table in self._tables())
         if self.files:
-            made = self._made()
+            made = read_settings(self.folder)
             check_same_settings({name: made.get(name) for name in settings}, settings, self.folder)
             if not skip_bad and self.skipped():
                 check_same_settings({"skip-bad": True}, {"skip-bad": False}, self.folder)
@@ -86,12 +85,9 @@ class Shards:
     def _settings_file(self) -> Path:
         return self.folder / "settings.json"
 
-    def _made(self) -> dict[str, Any]:
-        return dict(json.loads(self._settings_file.read_text()))
-
     def check_input(self, source: Source) -> None:
         """Refuse a changed input, unless only rows changed that are not finished: a bad image may have been mended."""
-        if not self.files or self._made().get("input") == self._settings["input"]:
+        if not self.files or read_settings(self.folder).get("input") == self._settings["input"]:
             return
         rows = source.rows()
         for table in self._tables():

@@ -23,6 +23,7 @@ from eclipse.runs import (
     check_same_settings,
     flat,
     locked,
+    read_settings,
     recorded,
     run_json,
     write_json,
@@ -174,14 +175,9 @@ def _state(made: Plan) -> dict[str, Any]:
 
 def _check_resumable(made: Plan) -> None:
     """Refuse settings other than those of the unfinished training of the same output, if there is one."""
-    path = state_folder(made.request.out) / "settings.json"
-    if not path.exists():
-        return
-    try:
-        before = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise EclipseError(f"{path} is damaged ({error}); delete {path.parent} to begin anew") from error
-    check_same_settings(before, _state(made), path.parent)
+    folder = state_folder(made.request.out)
+    if (folder / "settings.json").exists():
+        check_same_settings(read_settings(folder), _state(made), folder)
 
 
 def run(made: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None) -> dict[str, Any]:

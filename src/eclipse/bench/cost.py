@@ -34,7 +34,7 @@ class Expected:
     poisons: dict[str, float]
     prepared: dict[str, float]
     cells: dict[Choice, float]
-    unsure: tuple[str, ...] = ()
+    unsure: tuple[str, ...]
 
     @property
     def minutes(self) -> float:

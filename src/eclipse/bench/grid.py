@@ -178,8 +178,8 @@ class _Reader:
         known = ("version", "name", "protocol", "data", "attacks", "defenses", "victims")
         for word in content:
             self._check("part of a grid", word, known, _TOP)
-        if content.get("version") != VERSION:
-            version = content.get("version")
+        version = content.get("version")
+        if version != VERSION:
             raise self._error(f"version = {version!r}; this eclipse reads version {VERSION}", "version", _TOP)
         missing = [word for word in ("name", "data", "attacks", "defenses", "victims") if word not in content]
         if missing:

@@ -118,8 +118,8 @@ def chosen(bench: Bench, patterns: Sequence[str]) -> list[Choice]:
         return cells
     for pattern in patterns:
         if not any(_picks(bench, pattern, cell) for cell in cells):
-            forms = ((cell.attack, f"{cell.attack}/{cell.defense}", str(cell)) for cell in cells)
-            raise unknown("cell", pattern, {form for names in forms for form in names})
+            forms = {form for cell in cells for form in (cell.attack, f"{cell.attack}/{cell.defense}", str(cell))}
+            raise unknown("cell", pattern, forms)
     return [cell for cell in cells if any(_picks(bench, pattern, cell) for pattern in patterns)]
 
 

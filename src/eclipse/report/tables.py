@@ -117,12 +117,10 @@ def _section(results: Results, plans: Sequence[Plan]) -> Section:
     defenses = tuple(dict.fromkeys(plan.defense for plan in plans))
     pairs = dict.fromkeys((plan.attack, plan.defense) for plan in plans)
     entries = {pair: _entry(results, [plan for plan in plans if (plan.attack, plan.defense) == pair]) for pair in pairs}
-    for defense in defenses:
-        own = [entries[pair] for pair in pairs if pair[1] == defense]  # one alone, of a defense that ignores the data
-        for entry in own:
-            if any(cell.defense.ignores_data for cell in entry.cells):
-                for attack in attacks:
-                    entries.setdefault((attack, defense), Entry(cells=entry.cells, borrowed=True))
+    for (_, defense), entry in tuple(entries.items()):
+        if any(cell.defense.ignores_data for cell in entry.cells):  # the only one of its defense
+            for attack in attacks:
+                entries.setdefault((attack, defense), Entry(cells=entry.cells, borrowed=True))
     return Section(plans[0].arch, plans[0].recipe, tuple(attacks), defenses, entries)
 
 
