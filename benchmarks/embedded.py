@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eclipse.demo import digits
+from eclipse.jobs.demo import digits
 
 
 def write(folder: Path, seed: int = 0) -> None:

@@ -22,14 +22,14 @@ import torch
 
 from eclipse.attacks import ATTACKS, attack_class, make_attack
 from eclipse.attacks.attack import Attack
-from eclipse.attacks.perturbation import measure
+from eclipse.attacks.crafting.perturbation import measure
+from eclipse.classifiers.classifier import make_classifier
+from eclipse.classifiers.fit import RECIPES, accuracy, fit
+from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.imageset import ImageSet
-from eclipse.data.sources import load_imageset, open_source
-from eclipse.device import describe_device, resolve_device
-from eclipse.runs import versions, write_json
-from eclipse.stages import Stages, StageStep
-from eclipse.victims.classifier import make_classifier
-from eclipse.victims.fit import RECIPES, accuracy, fit
+from eclipse.data.source import load_imageset, open_source
+from eclipse.runs.manifest import versions, write_json
+from eclipse.runs.state import Stages, StageStep
 
 EPOCHS = 20
 

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from eclipse.data.sources import open_source
-from eclipse.device import compute_dtype, describe_device, resolve_device
+from eclipse.compute.device import compute_dtype, describe_device, resolve_device
+from eclipse.data.source import open_source
 from eclipse.diffusion.denoiser import Denoiser, build_denoiser
 from eclipse.diffusion.presets import FAST, PAPER
-from eclipse.doctor import purification_speed
-from eclipse.purification import purification
-from eclipse.runs import command, versions, write_json
-from eclipse.streaming import Job, Progress, purify_source
+from eclipse.jobs.doctor import purification_speed
+from eclipse.purification.algorithm import purification
+from eclipse.purification.stream import Job, Progress, purify_source
+from eclipse.runs.manifest import command, versions, write_json
 
 
 def smooth_images(count: int) -> np.ndarray:

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from eclipse.classifiers.classifier import make_classifier
+from eclipse.classifiers.fit import RECIPES, Recipe, accuracy, fit
+from eclipse.compute.device import describe_device, resolve_device
+from eclipse.compute.memory import keep_freed_memory
 from eclipse.data.imageset import ImageSet
-from eclipse.data.sources import load_imageset, open_source
-from eclipse.device import describe_device, resolve_device
-from eclipse.memory import keep_freed_memory
-from eclipse.runs import versions, write_json
-from eclipse.victims.classifier import make_classifier
-from eclipse.victims.fit import RECIPES, Recipe, accuracy, fit
+from eclipse.data.source import load_imageset, open_source
+from eclipse.runs.manifest import versions, write_json
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):

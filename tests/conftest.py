@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import Command, Said
-from tiny import CONFIG, tiny_denoiser
+from kit.commands import Command, Said
+from kit.tiny import CONFIG, tiny_denoiser
 
-from eclipse import device
 from eclipse.cli import main
+from eclipse.compute import device
 from eclipse.diffusion import presets
 from eclipse.diffusion.checkpoint import save_denoiser
 from eclipse.diffusion.presets import FAST

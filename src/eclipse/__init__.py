@@ -7,32 +7,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eclipse.compensate import Compensate as Compensate
     from eclipse.data.imageset import ImageSet as ImageSet
-    from eclipse.data.sources import open_source as open_source
+    from eclipse.data.source import open_source as open_source
     from eclipse.diffusion.checkpoint import load_denoiser as load_denoiser
     from eclipse.diffusion.checkpoint import save_denoiser as save_denoiser
     from eclipse.diffusion.denoiser import Denoiser as Denoiser
     from eclipse.diffusion.schedule import NoiseSchedule as NoiseSchedule
-    from eclipse.diffusion.sparse import train_denoiser as train_denoiser
+    from eclipse.diffusion.trusted import train_denoiser as train_denoiser
     from eclipse.errors import EclipseError as EclipseError
-    from eclipse.purification import purify as purify
-    from eclipse.purifier import Purifier as Purifier
+    from eclipse.purification.algorithm import purify as purify
+    from eclipse.purification.arrays import Purifier as Purifier
+    from eclipse.purification.compensation import Compensate as Compensate
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Compensate": "eclipse.compensate",
+    "Compensate": "eclipse.purification.compensation",
     "Denoiser": "eclipse.diffusion.denoiser",
     "EclipseError": "eclipse.errors",
     "ImageSet": "eclipse.data.imageset",
     "NoiseSchedule": "eclipse.diffusion.schedule",
-    "Purifier": "eclipse.purifier",
+    "Purifier": "eclipse.purification.arrays",
     "load_denoiser": "eclipse.diffusion.checkpoint",
-    "open_source": "eclipse.data.sources",
-    "purify": "eclipse.purification",
+    "open_source": "eclipse.data.source",
+    "purify": "eclipse.purification.algorithm",
     "save_denoiser": "eclipse.diffusion.checkpoint",
-    "train_denoiser": "eclipse.diffusion.sparse",
+    "train_denoiser": "eclipse.diffusion.trusted",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]

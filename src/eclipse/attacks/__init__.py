@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, cast
 
 from eclipse.errors import unknown
-from eclipse.tables import build, load
+from eclipse.registry import build, load
 
 if TYPE_CHECKING:
     from eclipse.attacks.attack import Attack

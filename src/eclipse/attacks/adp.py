@@ -7,19 +7,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from eclipse.attacks.alternating import Alternation, Rounds, min_min
 from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
-from eclipse.attacks.perturbation import add_noise
-from eclipse.compensate import SIGMA, P, Q, check_parameters, corrupt
+from eclipse.attacks.crafting.alternating import Alternation, Rounds, min_min
+from eclipse.attacks.crafting.perturbation import add_noise
+from eclipse.classifiers.fit import Recipe
+from eclipse.classifiers.pgd import PGD, Transform
+from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
-from eclipse.device import seeded
 from eclipse.diffusion.compact import CompactUNet
 from eclipse.diffusion.presets import PAPER
 from eclipse.diffusion.unet import UNet
 from eclipse.errors import EclipseError, unknown
-from eclipse.pgd import PGD, Transform
-from eclipse.stages import Stages
-from eclipse.victims.fit import Recipe
+from eclipse.purification.compensation import SIGMA, P, Q, check_parameters, corrupt
+from eclipse.runs.state import Stages
 
 WIDTHS = (8, 24, 48)  # of ``compact``, a tenth of the cost of preset ``fast``: 800 passes/s on one core
 

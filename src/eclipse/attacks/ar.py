@@ -7,14 +7,14 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eclipse.attacks.ar_process import processes, simulate, start_shape
 from eclipse.attacks.attack import Attack
-from eclipse.attacks.perturbation import perturb, to_l2
+from eclipse.attacks.crafting.ar_process import processes, simulate, start_shape
+from eclipse.attacks.crafting.perturbation import perturb, to_l2
+from eclipse.classifiers.pgd import scaled_radius
+from eclipse.compute.randomness import normal_like
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.pgd import scaled_radius
-from eclipse.randomness import normal_like
-from eclipse.stages import Stages
+from eclipse.runs.state import Stages
 
 
 @dataclass(frozen=True, eq=False)

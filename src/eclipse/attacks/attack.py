@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from eclipse.attacks.crafting import new_surrogate
+from eclipse.attacks.crafting.surrogate import new_surrogate
+from eclipse.classifiers.classifier import Classifier
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.stages import Stages
-from eclipse.victims.classifier import Classifier
+from eclipse.runs.state import Stages
 
 
 class Attack(ABC):

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.attacks.attack import Attack, check_classes
-from eclipse.attacks.perturbation import chunks
+from eclipse.attacks.crafting.perturbation import chunks
+from eclipse.compute.randomness import stream
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.randomness import stream
-from eclipse.stages import Stages
+from eclipse.runs.state import Stages
 
 _LARGE = 64  # pixels of the shorter side from which on the authors' settings for ImageNet apply
 

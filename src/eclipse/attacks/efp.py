@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import train_surrogate
-from eclipse.attacks.objectives import centroids, craft_pgd, feature_distance, present_classes
-from eclipse.attacks.perturbation import add_noise
-from eclipse.attacks.transforms import flip_shift
+from eclipse.attacks.crafting.objectives import centroids, craft_pgd, feature_distance, present_classes
+from eclipse.attacks.crafting.perturbation import add_noise
+from eclipse.attacks.crafting.surrogate import train_surrogate
+from eclipse.attacks.crafting.transforms import flip_shift
+from eclipse.classifiers.classifier import Classifier
+from eclipse.classifiers.fit import RECIPES, Recipe
+from eclipse.classifiers.pgd import PGD, Loss, adversary
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import unknown
-from eclipse.pgd import PGD, Loss, adversary
-from eclipse.stages import Stages
-from eclipse.victims.classifier import Classifier
-from eclipse.victims.fit import RECIPES, Recipe
+from eclipse.runs.state import Stages
 
 VARIANTS = ("push", "pull")
 

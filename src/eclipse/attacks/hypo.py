@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 import torch
 
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import train_surrogate
-from eclipse.attacks.objectives import craft_pgd
-from eclipse.attacks.perturbation import add_noise
-from eclipse.attacks.transforms import flip_shift
+from eclipse.attacks.crafting.objectives import craft_pgd
+from eclipse.attacks.crafting.perturbation import add_noise
+from eclipse.attacks.crafting.surrogate import train_surrogate
+from eclipse.attacks.crafting.transforms import flip_shift
+from eclipse.classifiers.fit import RECIPES, Recipe
+from eclipse.classifiers.pgd import PGD, adversary, cross_entropy
 from eclipse.data.imageset import ImageSet
-from eclipse.pgd import PGD, adversary, cross_entropy
-from eclipse.stages import Stages
-from eclipse.victims.fit import RECIPES, Recipe
+from eclipse.runs.state import Stages
 
 _RECIPE = Recipe(epochs=10, batch=128, lr=0.1, weight_decay=5e-4)
 

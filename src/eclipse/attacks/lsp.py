@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.attacks.attack import Attack
-from eclipse.attacks.perturbation import perturb, to_l2
+from eclipse.attacks.crafting.perturbation import perturb, to_l2
+from eclipse.classifiers.pgd import scaled_radius
+from eclipse.compute.randomness import normal_like, stream
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.pgd import scaled_radius
-from eclipse.randomness import normal_like, stream
-from eclipse.stages import Stages
+from eclipse.runs.state import Stages
 
 _CLASS_SEP = 10.0  # half the side of the hypercube, as in the authors' code
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.attacks.attack import Attack, check_classes
-from eclipse.attacks.perturbation import chunks
+from eclipse.attacks.crafting.perturbation import chunks
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.stages import Stages
+from eclipse.runs.state import Stages
 
 # On the [0, 1] scale; what one image among millions causes is more. It makes pixels comparable that are constant.
 _LEAST_DEVIATION = 1e-6

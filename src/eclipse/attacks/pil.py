@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import craft_rows, train_surrogate
-from eclipse.attacks.perturbation import add_noise
+from eclipse.attacks.crafting.perturbation import add_noise
+from eclipse.attacks.crafting.surrogate import craft_rows, train_surrogate
+from eclipse.classifiers.classifier import Classifier
+from eclipse.classifiers.fit import Recipe
+from eclipse.classifiers.pgd import PGD, pgd
+from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
-from eclipse.device import seeded
 from eclipse.errors import EclipseError
-from eclipse.pgd import PGD, pgd
-from eclipse.stages import Stages
-from eclipse.victims.classifier import Classifier
-from eclipse.victims.fit import Recipe
+from eclipse.runs.state import Stages
 
 
 class LinearNet(Classifier):

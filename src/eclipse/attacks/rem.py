@@ -6,15 +6,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from eclipse.attacks.alternating import Alternation, Moves, Rounds, poisoned
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
-from eclipse.attacks.perturbation import add_noise
-from eclipse.attacks.transforms import crop_flip
+from eclipse.attacks.crafting.alternating import Alternation, Moves, Rounds, poisoned
+from eclipse.attacks.crafting.perturbation import add_noise
+from eclipse.attacks.crafting.transforms import crop_flip
+from eclipse.classifiers.fit import Recipe, make_optimizer
+from eclipse.classifiers.pgd import PGD, cross_entropy, pgd
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.pgd import PGD, cross_entropy, pgd
-from eclipse.stages import Stages
-from eclipse.victims.fit import Recipe, make_optimizer
+from eclipse.runs.state import Stages
 
 
 @dataclass(frozen=True)

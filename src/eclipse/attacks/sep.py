@@ -8,20 +8,15 @@ import torch
 from torch import Tensor
 
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import train_surrogate
-from eclipse.attacks.objectives import (
-    centroids,
-    craft_pgd,
-    feature_distance,
-    present_classes,
-)
-from eclipse.attacks.perturbation import add_noise
+from eclipse.attacks.crafting.objectives import centroids, craft_pgd, feature_distance, present_classes
+from eclipse.attacks.crafting.perturbation import add_noise
+from eclipse.attacks.crafting.surrogate import train_surrogate
+from eclipse.classifiers.classifier import Classifier
+from eclipse.classifiers.fit import RECIPES, Recipe, unit_rows
+from eclipse.classifiers.pgd import PGD, Loss, cross_entropy, gradient, project
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError, unknown
-from eclipse.pgd import PGD, Loss, cross_entropy, gradient, project
-from eclipse.stages import Stages
-from eclipse.victims.classifier import Classifier
-from eclipse.victims.fit import RECIPES, Recipe, unit_rows
+from eclipse.runs.state import Stages
 
 VARIANTS = {"sep": 30, "fa": 30, "fa-vr": 15}
 """How many checkpoints each variant takes in the paper."""

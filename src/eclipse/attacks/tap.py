@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
-from eclipse.attacks.crafting import row_groups, train_surrogate
-from eclipse.attacks.objectives import craft_pgd, present_classes
-from eclipse.attacks.perturbation import add_noise
-from eclipse.attacks.transforms import flip_shift
+from eclipse.attacks.crafting.objectives import craft_pgd, present_classes
+from eclipse.attacks.crafting.perturbation import add_noise
+from eclipse.attacks.crafting.surrogate import row_groups, train_surrogate
+from eclipse.attacks.crafting.transforms import flip_shift
+from eclipse.classifiers.fit import RECIPES, Recipe, unit_rows
+from eclipse.classifiers.pgd import PGD, Transform, cross_entropy
+from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
-from eclipse.device import seeded
 from eclipse.errors import EclipseError
-from eclipse.pgd import PGD, Transform, cross_entropy
-from eclipse.stages import Stages
-from eclipse.victims.fit import RECIPES, Recipe, unit_rows
+from eclipse.runs.state import Stages
 
 _RECIPE = Recipe(
     epochs=40, batch=128, lr=0.1, weight_decay=5e-4, nesterov=True, pad=0, flip=False,

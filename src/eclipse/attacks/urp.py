@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.attacks.attack import Attack, check_radius, levels
-from eclipse.attacks.perturbation import perturb
+from eclipse.attacks.crafting.perturbation import perturb
+from eclipse.compute.randomness import stream
 from eclipse.data.imageset import ImageSet
-from eclipse.randomness import stream
-from eclipse.stages import Stages
+from eclipse.runs.state import Stages
 
 
 @dataclass(frozen=True)

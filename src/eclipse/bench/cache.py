@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs import locked, write_json
-from eclipse.stages import DENOISER, Stages, StageStep
+from eclipse.runs.manifest import locked, write_json
+from eclipse.runs.state import DENOISER, Stages, StageStep
 
 
 @dataclass(frozen=True)

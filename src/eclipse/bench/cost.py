@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from eclipse.attacks.cost import expected_cost, passes_per_s
-from eclipse.bench.cells import Bench
+from eclipse.attacks.crafting.cost import expected_cost, passes_per_s
+from eclipse.bench.cell import Bench
 from eclipse.bench.grid import Choice
 from eclipse.bench.runner import Results
+from eclipse.classifiers.classifier import make_classifier
+from eclipse.compute.device import enough_memory, seeded
 from eclipse.data.imageset import ImageSet
-from eclipse.device import enough_memory, seeded
-from eclipse.victims.classifier import make_classifier
 
 Key = TypeVar("Key")
 

@@ -10,13 +10,13 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from eclipse.attacks import ATTACKS
 from eclipse.attacks.attack import Attack
 from eclipse.attacks.parameters import attack_with
+from eclipse.classifiers.classifier import CLASSIFIERS
+from eclipse.classifiers.fit import RECIPES
 from eclipse.defenses import DEFENSES, defense_class
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.parameters import defense_with
 from eclipse.errors import EclipseError, unknown
-from eclipse.tables import SCALES
-from eclipse.victims.classifier import CLASSIFIERS
-from eclipse.victims.fit import RECIPES
+from eclipse.registry import SCALES
 
 if sys.version_info >= (3, 11):
     import tomllib

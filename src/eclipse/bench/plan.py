@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from eclipse.bench.cache import Cache
-from eclipse.bench.cells import Bench
+from eclipse.bench.cell import Bench
 from eclipse.bench.cost import Expected, expected
 from eclipse.bench.grid import Choice, read_grid
 from eclipse.bench.runner import Results, chosen
 from eclipse.bench.sets import load_sets
+from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.imageset import ImageSet
-from eclipse.device import describe_device, resolve_device
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from eclipse.bench.cells import Bench
+from eclipse.bench.cell import Bench
 from eclipse.bench.grid import VERSION, Choice
-from eclipse.device import enough_memory
+from eclipse.compute.device import enough_memory
+from eclipse.compute.memory import keep_freed_memory
 from eclipse.errors import EclipseError, unknown
-from eclipse.memory import keep_freed_memory
-from eclipse.runs import locked, write_json
-from eclipse.stages import StageStep
+from eclipse.runs.manifest import locked, write_json
+from eclipse.runs.state import StageStep
 
 
 @dataclass(frozen=True)

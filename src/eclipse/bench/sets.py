@@ -6,10 +6,10 @@ from pathlib import Path
 from eclipse.bench.grid import Data, Grid
 from eclipse.data.imageset import ImageSet
 from eclipse.data.overlap import check_apart_from_test
-from eclipse.data.sources import load_imageset, open_source
+from eclipse.data.source import load_imageset, open_source
 from eclipse.defenses.dilution import fitting
+from eclipse.defenses.victim import check_sets
 from eclipse.errors import EclipseError
-from eclipse.evaluation import check_sets
 
 _PAPERS = 'say protocol = "paper-overlap" to repeat the paper\'s own mistake'
 

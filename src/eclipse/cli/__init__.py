@@ -11,8 +11,8 @@ import typer
 import typer.core
 
 from eclipse.cli import attacks, bench, defenses, demo, denoiser, doctor, poison, purify, report, train, verify
+from eclipse.compute.memory import keep_freed_memory
 from eclipse.errors import EclipseError
-from eclipse.memory import keep_freed_memory
 
 
 class _Commands(typer.core.TyperGroup):

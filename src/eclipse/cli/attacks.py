@@ -20,7 +20,7 @@ def attacks(
 ) -> None:
     """List or describe attacks."""
     from eclipse.attacks import ATTACKS, make_attack
-    from eclipse.tables import SCALES
+    from eclipse.registry import SCALES
 
     if name is None:
         _list({name: [make_attack(name, scale=scale) for scale in SCALES] for name in ATTACKS})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from eclipse.bench.cells import Bench
+    from eclipse.bench.cell import Bench
     from eclipse.bench.cost import Expected
 
 HELP = """Run a grid of attacks, defenses, victims and seeds, cell by cell; only what is missing.

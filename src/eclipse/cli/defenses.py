@@ -20,7 +20,7 @@ def defenses(
 ) -> None:
     """List or describe defenses."""
     from eclipse.defenses import DEFENSES, make_defense
-    from eclipse.tables import SCALES
+    from eclipse.registry import SCALES
 
     if name is None:
         _list({name: [make_defense(name, scale=scale) for scale in SCALES] for name in DEFENSES})

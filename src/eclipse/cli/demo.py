@@ -20,10 +20,10 @@ def demo(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Run the demo."""
-    from eclipse import demo as story
     from eclipse.attacks import make_attack
     from eclipse.cli.show import Show
-    from eclipse.data.sources import load_imageset, open_source
+    from eclipse.data.source import load_imageset, open_source
+    from eclipse.jobs import demo as story
 
     make_attack(attack, scale="small")
     parts = story.digits(seed) if data is None else story.split(load_imageset(open_source(data), "the demo"), seed)

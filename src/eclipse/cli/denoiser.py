@@ -31,12 +31,12 @@ def train(
     The same command goes on with an interrupted training.
     """
     from eclipse.cli.show import Show, facts
-    from eclipse.data.sources import load_pictures, open_source
-    from eclipse.device import describe_device, resolve_device
+    from eclipse.compute.device import describe_device, resolve_device
+    from eclipse.data.source import load_pictures, open_source
     from eclipse.diffusion.denoiser import describe
     from eclipse.diffusion.presets import get_preset
-    from eclipse.diffusion.sparse import settings, train_into
     from eclipse.diffusion.training import check_trusted
+    from eclipse.diffusion.trusted import settings, train_into
 
     source = open_source(clean, image_column=image_column)
     where, config = resolve_device(device), get_preset(preset).denoiser

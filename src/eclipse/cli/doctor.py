@@ -8,7 +8,7 @@ def doctor() -> None:
     import sys
 
     from eclipse.cli.show import facts
-    from eclipse.doctor import examine
+    from eclipse.jobs.doctor import examine
 
     report = examine()
     for title, table in report.sections.items():

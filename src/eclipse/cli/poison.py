@@ -48,16 +48,16 @@ def poison(
 ) -> None:
     """Poison a data set."""
     options = {**locals(), "settings": tuple(settings or ())}
-    from eclipse import poisoning
     from eclipse.cli.show import Show, facts
+    from eclipse.jobs import poison
 
-    request = poisoning.Request(
-        **{name: value for name, value in options.items() if name in poisoning.Request.__dataclass_fields__}
+    request = poison.Request(
+        **{name: value for name, value in options.items() if name in poison.Request.__dataclass_fields__}
     )
-    plan = poisoning.plan(request)
+    plan = poison.plan(request)
     if plan.finished:
         if not dry_run:
-            poisoning.tidy(plan)
+            poison.tidy(plan)
         print(f"{out} is complete already, with the same settings")
         return
     facts("settings", plan.in_words())
@@ -69,5 +69,5 @@ def poison(
     if dry_run:
         return
     with Show() as show:
-        outcome = poisoning.run(plan, on_step=show.crafting)
-    facts("done", poisoning.closing(plan, outcome))
+        outcome = poison.run(plan, on_step=show.crafting)
+    facts("done", poison.closing(plan, outcome))

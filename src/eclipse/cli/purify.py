@@ -67,16 +67,16 @@ def purify(
 ) -> None:
     """Purify a data set."""
     options = dict(locals())
-    from eclipse import pipeline
     from eclipse.cli.show import Show, facts
+    from eclipse.jobs import purify
 
-    request = pipeline.Request(
-        **{name: value for name, value in options.items() if name in pipeline.Request.__dataclass_fields__}
+    request = purify.Request(
+        **{name: value for name, value in options.items() if name in purify.Request.__dataclass_fields__}
     )
-    plan = pipeline.plan(request)
+    plan = purify.plan(request)
     if plan.finished:
         if not dry_run:
-            pipeline.tidy(plan)
+            purify.tidy(plan)
         print(f"{out} is complete already, with the same settings")
         return
     facts("settings", plan.describe())
@@ -85,5 +85,5 @@ def purify(
     if dry_run:
         return
     with Show() as show:
-        outcome = pipeline.run(plan, on_step=show.training, on_progress=show.purifying)
-    facts("done", pipeline.closing(plan, outcome))
+        outcome = purify.run(plan, on_step=show.training, on_progress=show.purifying)
+    facts("done", purify.closing(plan, outcome))

@@ -20,7 +20,7 @@ def report(
     ] = None,
 ) -> None:
     """Report a benchmark."""
-    from eclipse.report import write_report
+    from eclipse.report.grid import write_report
 
     for path in write_report(results, out):
         print(f"wrote {path}")

@@ -11,10 +11,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from eclipse import streaming
     from eclipse.bench.runner import CellStep
     from eclipse.diffusion.training import TrainStep
-    from eclipse.stages import StageStep
+    from eclipse.purification import stream
+    from eclipse.runs.state import StageStep
 
 PLAIN_EVERY_S = 10.0
 WIDTH = 100  # columns of a table, where the output is no terminal
@@ -54,7 +54,7 @@ class Show:
         facts = f"loss {event.loss:.3f}, {event.images_per_s:.0f} images/s"
         self._show("training the denoiser", event.progress, facts, event.seconds_left)
 
-    def purifying(self, event: "streaming.Progress") -> None:
+    def purifying(self, event: "stream.Progress") -> None:
         """Show the progress of a purification."""
         left = (event.total - event.done) / event.images_per_s if event.images_per_s else 0.0
         facts = f"{event.done} of {event.total}, {event.images_per_s:.0f} images/s, network busy {event.busy:.0%}"
@@ -137,7 +137,7 @@ def described(head: str, both: Sequence[Any], cost: tuple[str, Sequence[str]]) -
     import inspect
 
     from eclipse.parameters import parameters
-    from eclipse.tables import SCALES
+    from eclipse.registry import SCALES
 
     print(head, end="\n\n")
     print(inspect.getdoc(type(both[0])), end="\n\n")

@@ -42,12 +42,10 @@ def train(
 ) -> None:
     """Train a victim."""
     options = {**locals(), "settings": tuple(settings or ())}
-    from eclipse import victim_runs
     from eclipse.cli.show import Show, facts
+    from eclipse.jobs import train
 
-    plan = victim_runs.plan(
-        victim_runs.Request(**{name: options[name] for name in victim_runs.Request.__dataclass_fields__})
-    )
+    plan = train.plan(train.Request(**{name: options[name] for name in train.Request.__dataclass_fields__}))
     if plan.finished:
         print(f"{out} is complete already, with the same settings")
         return
@@ -55,7 +53,7 @@ def train(
     if dry_run:
         return
     with Show() as show:
-        result = victim_runs.run(plan, on_step=show.stage)
+        result = train.run(plan, on_step=show.stage)
     last = result["epochs"][-1]
     facts(
         "done",
@@ -63,6 +61,6 @@ def train(
             "accuracy": f"{last['accuracy']:.2%} on the test images after epoch {last['epoch']}, the last",
             "on training images": f"{last['train_accuracy']:.2%}",
             "seconds": ", ".join(f"{name} {value:.0f}" for name, value in result["seconds"].items()),
-            "result": out / victim_runs.RESULT,
+            "result": out / train.RESULT,
         },
     )

@@ -37,18 +37,18 @@ def verify(
     label_column: Annotated[str | None, typer.Option(help="the column with the labels")] = None,
 ) -> None:
     """Verify a poisoned data set."""
-    from eclipse import verification
     from eclipse.cli.show import Show, facts
-    from eclipse.data.sources import open_source
-    from eclipse.runs import write_json
+    from eclipse.data.source import open_source
+    from eclipse.jobs import verify
+    from eclipse.runs.manifest import write_json
 
     columns = {"image_column": image_column, "label_column": label_column}
     sources = open_source(poisoned, **columns), open_source(clean, **columns)
-    bound = verification.resolve_bound(
+    bound = verify.resolve_bound(
         sources[0], attack=attack, scale=scale, settings=settings or (), norm=norm, radius=radius
     )
     with Show() as show:
-        found = verification.verify(*sources, bound, on_progress=show.verifying)
+        found = verify.verify(*sources, bound, on_progress=show.verifying)
     if json is not None:
         write_json(json, found.as_json())
     facts("verification", found.describe())

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from eclipse.data.arrays import open_member, write_header
-from eclipse.data.folder import is_image, png_path
-from eclipse.data.pictures import Pixels, decode
-from eclipse.data.rows import Replacements, Row, Source
-from eclipse.data.tree import place
-from eclipse.data.webdataset import NAMES_FILE, add_member
+from eclipse.data.layouts.folder import is_image, png_path
+from eclipse.data.layouts.npz import open_member, write_header
+from eclipse.data.layouts.tree import place
+from eclipse.data.layouts.webdataset import NAMES_FILE, add_member
+from eclipse.data.picture import Pixels, decode
+from eclipse.data.store import Replacements, Row, Source
 from eclipse.errors import EclipseError
 
 _SHARD_ROWS = 1000
@@ -114,9 +114,9 @@ def _add_sample(tar: tarfile.TarFile, key: str, row: Row, png: bytes, other: Map
 
 def to_parquet(source: Source, target: Path, new: Replacements) -> None:
     """Write one Parquet file: all columns of a table, or else ``image`` and ``label`` as ``datasets`` has them."""
-    from eclipse.data.columns import image_batch, image_schema
-    from eclipse.data.table_files import PARQUET, write_batches
-    from eclipse.data.tables import TableStore
+    from eclipse.data.layouts.columns import image_batch, image_schema
+    from eclipse.data.layouts.table import TableStore
+    from eclipse.data.layouts.table_files import PARQUET, write_batches
 
     if isinstance(source.store, TableStore):
         source.store.write_table(PARQUET, target, source.span, new)

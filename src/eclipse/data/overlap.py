@@ -3,8 +3,8 @@
 import hashlib
 
 from eclipse.data.imageset import ImageSet
-from eclipse.data.rows import Source
-from eclipse.data.sources import split_slice
+from eclipse.data.source import split_slice
+from eclipse.data.store import Source
 from eclipse.errors import EclipseError
 
 _CHANCE = 0.01  # the share of equal images that sets may have by themselves, by having some twice; one in any case

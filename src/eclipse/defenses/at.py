@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from eclipse.classifiers.pgd import PGD, adversary, scaled_radius
+from eclipse.compute.device import autocast
 from eclipse.defenses.defense import Defense
-from eclipse.device import autocast
 from eclipse.errors import EclipseError, unknown
 from eclipse.parameters import all_fields
-from eclipse.pgd import PGD, adversary, scaled_radius
 
 USUAL = {
     "L2": PGD(0.5, 0.1, steps=7, norm="L2", start="normal", ascend=True),

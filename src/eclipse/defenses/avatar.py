@@ -11,8 +11,8 @@ from eclipse.defenses.purifying import TrainedPurification, purify_set
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.parameters import all_fields
-from eclipse.purification import Purification
-from eclipse.stages import Stages
+from eclipse.purification.algorithm import Purification
+from eclipse.runs.state import Stages
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from eclipse.classifiers.classifier import Classifier
+from eclipse.classifiers.fit import Recipe, make_optimizer
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
 from eclipse.parameters import all_fields
-from eclipse.stages import Stages
-from eclipse.victims.classifier import Classifier
-from eclipse.victims.fit import Recipe, make_optimizer
+from eclipse.runs.state import Stages
 
 
 class Defense:

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eclipse.compute.device import resolve_device
 from eclipse.data.imageset import ImageSet
-from eclipse.device import resolve_device
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.presets import get_preset
-from eclipse.diffusion.sparse import settings, train_denoiser, train_into
 from eclipse.diffusion.training import TrainStep
-from eclipse.runs import locked
-from eclipse.stages import DENOISER, Stages
+from eclipse.diffusion.trusted import settings, train_denoiser, train_into
+from eclipse.runs.manifest import locked
+from eclipse.runs.state import DENOISER, Stages
 
 TELL_EVERY_S = 1.0
 

@@ -9,7 +9,7 @@ import numpy as np
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense, need
 from eclipse.errors import EclipseError
-from eclipse.stages import Stages
+from eclipse.runs.state import Stages
 
 _PREFIX = "trusted/"
 

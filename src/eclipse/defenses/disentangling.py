@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eclipse.victims.resnet import BasicBlock
+from eclipse.classifiers.resnet import BasicBlock
 
 
 class Parts(NamedTuple):

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from eclipse.classifiers.classifier import Classifier
+from eclipse.classifiers.fit import Recipe, make_optimizer
 from eclipse.defenses.defense import Defense
 from eclipse.errors import EclipseError, require
-from eclipse.victims.classifier import Classifier
-from eclipse.victims.fit import Recipe, make_optimizer
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eclipse.compute.device import autocast, resolve_device, seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize, to_unit
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.disentangling import DisentanglingVAE, Parts
-from eclipse.device import autocast, resolve_device, seeded
 from eclipse.errors import EclipseError
-from eclipse.stages import Stages, pack, unpack
+from eclipse.runs.state import Stages, pack, unpack
 
 _ROWS = 256  # purified at a time; part of what decides the bytes
 _GFLOP = 0.84  # of one pass of one 32x32 image at the published width, a multiply-add counted as two

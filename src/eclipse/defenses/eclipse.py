@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from eclipse.compensate import Compensate, check_parameters, once
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense, need
 from eclipse.defenses.dilution import Dilution
@@ -15,8 +14,9 @@ from eclipse.defenses.purifying import TrainedPurification
 from eclipse.diffusion.presets import get_preset
 from eclipse.errors import EclipseError
 from eclipse.parameters import all_fields
-from eclipse.purification import purification
-from eclipse.stages import Stages
+from eclipse.purification.algorithm import purification
+from eclipse.purification.compensation import Compensate, check_parameters, once
+from eclipse.runs.state import Stages
 
 _PARTS = ("A", "B", "C", "AB", "AC", "BC", "ABC")
 

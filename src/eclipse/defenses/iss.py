@@ -11,7 +11,7 @@ from PIL import Image
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense
 from eclipse.errors import EclipseError
-from eclipse.stages import Stages
+from eclipse.runs.state import Stages
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from eclipse.defenses.defense import Defense, need
 from eclipse.defenses.purifying import TrainedPurification
 from eclipse.errors import EclipseError
 from eclipse.parameters import all_fields
-from eclipse.purification import Purification
-from eclipse.stages import Stages
+from eclipse.purification.algorithm import Purification
+from eclipse.runs.state import Stages
 
 
 @dataclass(frozen=True)

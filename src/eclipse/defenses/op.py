@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eclipse.classifiers.fit import Recipe, fit
+from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize, to_unit
 from eclipse.defenses.cutmix import CutMix
 from eclipse.defenses.defense import Defense
-from eclipse.device import seeded
 from eclipse.errors import EclipseError
-from eclipse.stages import Stages
-from eclipse.victims.fit import Recipe, fit
+from eclipse.runs.state import Stages
 
 _ROWS = 1024  # projected at once
 

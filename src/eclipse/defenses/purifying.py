@@ -9,16 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from eclipse.compute.device import resolve_device
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize
 from eclipse.defenses.denoisers import TELL_EVERY_S, kept_denoiser, to_color
-from eclipse.device import resolve_device
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.presets import get_preset
-from eclipse.diffusion.sparse import levels, settings
+from eclipse.diffusion.trusted import levels, settings
 from eclipse.errors import EclipseError
-from eclipse.purification import Purification, absorb, denoise, group_size, prepare
-from eclipse.stages import Stages
+from eclipse.purification.algorithm import Purification, absorb, denoise, group_size, prepare
+from eclipse.runs.state import Stages
 
 SAVE_EVERY_S = 30.0  # what a kill may cost, as with the training of a denoiser
 

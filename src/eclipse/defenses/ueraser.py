@@ -7,13 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from eclipse.classifiers.pgd import cross_entropy
+from eclipse.compute.device import autocast
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize, to_unit
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.iss import ISSJ
-from eclipse.device import autocast
 from eclipse.errors import EclipseError
-from eclipse.pgd import cross_entropy
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.errors import EclipseError, unknown
-from eclipse.tables import load
+from eclipse.registry import load
 
 JSON: TypeAlias = str | int | float | bool | Sequence["JSON"] | Mapping[str, "JSON"] | None
 

@@ -7,13 +7,7 @@ import torch
 from torch import Tensor
 
 from eclipse.diffusion.denoiser import Prediction, PredictsNoise
-from eclipse.diffusion.process import (
-    ReverseStep,
-    posterior_log_variance,
-    posterior_mean,
-    q_sample,
-    reverse_step,
-)
+from eclipse.diffusion.process import ReverseStep, posterior_log_variance, posterior_mean, q_sample, reverse_step
 from eclipse.diffusion.schedule import NoiseSchedule
 
 

@@ -17,14 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from eclipse.compute.device import channels_last, compute_dtype, seeded
+from eclipse.compute.randomness import stream
 from eclipse.data.pixels import to_unit
-from eclipse.device import channels_last, compute_dtype, seeded
 from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
 from eclipse.diffusion.loss import hybrid_loss
 from eclipse.diffusion.presets import Training
 from eclipse.errors import EclipseError
-from eclipse.randomness import stream
-from eclipse.runs import check_same_settings, write_whole
+from eclipse.runs.manifest import check_same_settings, write_whole
 
 MIN_IMAGES = 50
 CHECKPOINT_EVERY_S = 30.0

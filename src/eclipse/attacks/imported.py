@@ -1,0 +1,240 @@
+"""Other people's poisons: images that take the place of a data set's rows, or a perturbation to add to them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eclipse.data.layouts.folder import is_image, png_path
+from eclipse.data.layouts.npz import array_headers, load_array
+from eclipse.data.picture import Picture, Pixels, size_in_words
+from eclipse.data.store import Row, Source, comparable_classes, fingerprint_files
+from eclipse.errors import EclipseError
+
+_TENSORS = (".pt", ".pth")
+_NAMES = ("perturbation", "noise", "delta")  # what the array is called, where a file holds several
+
+
+# ---- images
+
+
+def poisoned_rows(clean: Source, poisoned: Source) -> Iterator[tuple[Row, Picture, Pixels]]:
+    """Yield each row of a clean set, its picture, and the pixels (3, H, W) of the poisoned image for it.
+
+    Rows belong together by position; images in a folder by their names, where these are those of the clean folder or
+    numbers (``0.png`` is for the first row).
+
+    Raises:
+        EclipseError: one image too many or too few; an image of another size, or of another class where both know it.
+    """
+    theirs = _in_order(poisoned, _order(clean, poisoned))
+    for row, other in zip(clean.rows(), theirs, strict=True):
+        _check_label(clean, row, poisoned, other)
+        picture, pixels = row.picture(), other.picture().rgb
+        if pixels.shape != picture.rgb.shape:
+            raise EclipseError(
+                f"{other.name} is {size_in_words(pixels)} and {row.name}, whose place it takes, is "
+                f"{size_in_words(picture.rgb)}; expected images of the same size"
+            )
+        yield row, picture, pixels
+
+
+def check_rows(clean: Source, poisoned: Source) -> None:
+    """Refuse poisoned images that are too many or too few for the rows of a clean set."""
+    _order(clean, poisoned)
+
+
+def _in_order(poisoned: Source, order: list[int] | None) -> Iterator[Row]:
+    """The rows in an order; as they come in bounded memory, else with all encoded images in it."""
+    if order is None:
+        return poisoned.rows()
+    rows = list(poisoned.rows())
+    return (rows[place] for place in order)
+
+
+def _order(clean: Source, poisoned: Source) -> list[int] | None:
+    """The place of the image for each clean row among the poisoned ones; None where it is the same."""
+    if poisoned.layout == "folder":
+        names = _image_names(poisoned)
+        places = {png_path(name): place for place, name in enumerate(names)}
+        wanted = [png_path(name) for name in _image_names(clean)] if clean.layout == "folder" else []
+        if sorted(wanted) == sorted(map(png_path, names)):
+            return [places[name] for name in wanted]
+        if not poisoned.has_labels and any(PurePosixPath(name).stem.isdecimal() for name in names):
+            return _by_number(clean, poisoned, names)
+    if len(poisoned) != len(clean):
+        raise EclipseError(
+            f"{poisoned.spec} has {len(poisoned)} images and {clean.spec} has {len(clean)} rows; expected one for each "
+            "row: give the set that was poisoned, or a slice of either"
+        )
+    return None
+
+
+def _image_names(folder: Source) -> list[str]:
+    """The names of the images in a folder, in the order of its rows."""
+    names = [path for path, _ in folder.store.files() if is_image(path)]
+    return names[folder.span.start : folder.span.stop]
+
+
+def _by_number(clean: Source, poisoned: Source, names: list[str]) -> list[int]:
+    """The order of images that are named by the number of their row."""
+    found: dict[int, int] = {}
+    last = len(clean) - 1
+    for place, name in enumerate(names):
+        stem = PurePosixPath(name).stem
+        if "/" in name or not stem.isdecimal() or int(stem) > last or int(stem) in found:
+            raise EclipseError(
+                f"{name} in {poisoned.spec} has no row in {clean.spec}; expected 0.png to {last}.png, one for each"
+            )
+        found[int(stem)] = place
+    missing = next((i for i in range(len(clean)) if i not in found), None)
+    if missing is not None:
+        raise EclipseError(
+            f"{missing}.png is missing in {poisoned.spec}; expected 0.png to {last}.png, one for each row of "
+            f"{clean.spec}"
+        )
+    return [found[i] for i in range(len(clean))]
+
+
+def _check_label(clean: Source, row: Row, poisoned: Source, other: Row) -> None:
+    ours, theirs = comparable_classes(clean, row, poisoned, other)
+    if ours is not None and theirs is not None and ours != theirs:
+        raise EclipseError(
+            f"{other.name} is of class {theirs} and {row.name}, whose place it takes, of class {ours}; expected the "
+            "same rows in the same order"
+        )
+
+
+# ---- perturbations
+
+
+@dataclass(frozen=True, eq=False)
+class Perturbation:
+    """What is to be added to the images of a data set.
+
+    Attributes:
+        path: the file that it comes from.
+        values: of any real type and scale, (rows or classes, 1 or 3, H, W).
+        class_wise: one for each class and not for each row.
+    """
+
+    path: Path
+    values: NDArray[Any]
+    class_wise: bool
+
+    def of(self, place: int, row: Row) -> NDArray[np.float32]:
+        """The values for the row at a place of the data set, (1 or 3, H, W)."""
+        if self.class_wise and (row.label is None or not 0 <= row.label < len(self.values)):
+            raise EclipseError(
+                f"{row.name} has label {row.label} and {self.path} holds a perturbation for each of {len(self.values)} "
+                "classes; expected a label for each row, from 0 on"
+            )
+        return self.values[row.label if self.class_wise else place].astype(np.float32)
+
+    def fingerprint(self) -> str:
+        """As that of a ``Source``."""
+        return fingerprint_files("perturbation", [(self.path.name, self.path)])
+
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest value."""
+        return float(self.values.min()), float(self.values.max())
+
+
+def is_perturbation(spec: str) -> bool:
+    """Whether a path leads to a perturbation; images in an .npz are called ``images``."""
+    path = Path(spec)
+    if path.suffix == ".npz" and path.is_file():
+        return "images" not in array_headers(path)
+    return path.suffix in (*_TENSORS, ".npy")
+
+
+def read_perturbation(path: Path, clean: Source) -> Perturbation:
+    """Read a perturbation for a data set from a .pt, .npy or .npz file, without running what is in it.
+
+    Raises:
+        EclipseError: no such file, no array of numbers in it, or one that does not fit the data set.
+    """
+    if not path.is_file():
+        raise EclipseError(f"no such file: {str(path)!r}; expected a perturbation as .pt, .npy or .npz")
+    shape, load = _open(path)
+    height, width = next(clean.rows()).picture().rgb.shape[1:]
+    first_channels = len(shape) == 4 and shape[1] in (1, 3) and shape[2:] == (height, width)
+    last_channels = len(shape) == 4 and shape[3] in (1, 3) and shape[1:3] == (height, width)
+    class_wise = len(shape) > 0 and shape[0] != len(clean)
+    if not (first_channels or last_channels) or (class_wise and shape[0] != _num_classes(clean)):
+        raise EclipseError(
+            f"{path} holds values of shape {shape}; expected one perturbation of {width}x{height} for each of the "
+            f"{len(clean)} rows of {clean.spec} or for each of its {_num_classes(clean) or 'labelled'} classes: "
+            "(N, C, H, W) or (N, H, W, C)"
+        )
+    values = load()
+    _check_numbers(path, values)
+    return Perturbation(path, values if first_channels else values.transpose(0, 3, 1, 2), class_wise)
+
+
+def _open(path: Path) -> tuple[tuple[int, ...], Callable[[], NDArray[Any]]]:
+    """The shape of the array in a file, to be looked at before the array is loaded, and how to load it."""
+    if path.suffix == ".npz":
+        headers = array_headers(path)
+        name = _chosen(path, list(headers))
+        return headers[name].shape, lambda: load_array(path, name)
+    if path.suffix in _TENSORS:
+        tensor = _tensor(path)
+        return tuple(tensor.shape), lambda: np.asarray(tensor.float() if tensor.is_floating_point() else tensor)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise EclipseError(f"{path} is not an array of numbers as numpy.save writes it; save it again") from error
+    return array.shape, lambda: np.asarray(array)
+
+
+def _tensor(path: Path) -> Tensor:
+    try:
+        # weights_only: such a file is a pickle, and this one may come from anywhere.
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise EclipseError(
+            f"{path} is not a tensor that can be read safely: it holds code, or is no PyTorch file; expected one "
+            "tensor, as torch.save writes it"
+        ) from error
+    if isinstance(loaded, dict):
+        tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+        loaded = tensors[_chosen(path, list(tensors))]
+    if not isinstance(loaded, Tensor) or loaded.layout != torch.strided or loaded.is_meta or loaded.is_quantized:
+        raise EclipseError(f"{path} holds something else than a plain tensor; expected one, as torch.save writes it")
+    return loaded.detach()
+
+
+def _chosen(path: Path, names: list[str]) -> str:
+    """The array that is meant: the only one, or the one that is called so."""
+    fitting = [name for name in names if name in _NAMES] or names
+    if len(fitting) != 1:
+        raise EclipseError(
+            f"{path} holds the arrays {', '.join(names) or 'none'}; expected one perturbation, called "
+            f"{', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
+        )
+    return fitting[0]
+
+
+def _check_numbers(path: Path, values: NDArray[Any]) -> None:
+    if values.dtype == np.uint8:
+        raise EclipseError(
+            f"{path} holds uint8, which has no sign; expected a signed perturbation: if these are images, save them as "
+            "'images' in an .npz"
+        )
+    if values.dtype.kind not in "iuf":
+        raise EclipseError(f"{path} holds {values.dtype}; expected numbers")
+    if not np.isfinite(values).all():
+        raise EclipseError(f"{path} holds values that are infinite or no numbers; expected finite ones")
+
+
+def _num_classes(clean: Source) -> int:
+    """The number of classes: named ones, or else the largest label plus one; 0 without labels."""
+    if clean.class_names is not None:
+        return len(clean.class_names)
+    return max((row.label + 1 for row in clean.rows() if row.label is not None), default=0) if clean.has_labels else 0

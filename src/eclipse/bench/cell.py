@@ -1,0 +1,235 @@
+"""One cell of a grid: what decides it, and its result."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eclipse.bench.cache import Cache, Kept, key
+from eclipse.bench.grid import CLEAN, VERSION, Choice, Grid
+from eclipse.classifiers.fit import Recipe, recipe_with
+from eclipse.compute.device import compute_dtype, describe_device
+from eclipse.data.imageset import ImageSet
+from eclipse.defenses.defense import Defense
+from eclipse.defenses.victim import Trained, train_victim
+from eclipse.parameters import all_fields
+from eclipse.runs.manifest import date, versions
+from eclipse.runs.state import Stages, StageStep
+
+Tell = Callable[[StageStep], None]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A grid with its sets in a cache: all that a process needs to run cells.
+
+    Attributes:
+        grid: whose cells.
+        sets: the fingerprint of each set that the grid names: ``train``, ``test``, ``trusted``, ``clean``.
+        cache: folder of what cells share.
+        device: where to compute.
+        trusted: how many trusted images there are, for the results; None for no such set.
+    """
+
+    grid: Grid
+    sets: Mapping[str, str]
+    cache: Path
+    device: str
+    trusted: int | None = None
+
+    @cached_property
+    def _kept(self) -> Cache:
+        return Cache(self.cache)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of the victims."""
+        return recipe_with(self.grid.victims.recipe, self.grid.victims.epochs)
+
+    def name(self, choice: Choice) -> str:
+        """The name of a cell: another one under other settings."""
+        decides = {
+            "protocol": self.grid.protocol,
+            "test": self.sets["test"],
+            "poisoned": self._poisons[choice.attack],
+            "defense": self._defended[choice.defense],
+            "arch": choice.arch,
+            "recipe": asdict(self.recipe),
+            "seed": choice.seed,
+        }
+        return f"{choice}-{key(decides)[:8]}"
+
+    def run(self, choice: Choice, tell: Tell) -> dict[str, Any]:
+        """Make what is missing, train the victim, and return the result."""
+        defense, test = self.grid.defense(choice.defense), self._kept.load(self.sets["test"])
+        poisoned = self.poisoned(choice.attack, tell)
+        prepared = self._prepared(choice.defense, poisoned, tell)
+        trained = train_victim(
+            prepared.images,
+            test,
+            defense,
+            choice.arch,
+            self.recipe,
+            seed=choice.seed,
+            device=self.device,
+            stages=Stages(None, tell),
+        )
+        return {
+            "version": VERSION,
+            "cell": self.name(choice),
+            "grid": self.grid.name,
+            "protocol": self.grid.protocol,
+            "data": self._about_data(poisoned.images, test),
+            "attack": {**self._about_attack(choice.attack), "fingerprint": poisoned.fingerprint},
+            "defense": self._about_defense(choice.defense, defense),
+            "victim": {"arch": choice.arch, "parameters": trained.parameters},
+            "recipe": {"name": self.grid.victims.recipe, **asdict(self.recipe)},
+            "seed": choice.seed,
+            "accuracy": trained.accuracy,
+            "epochs": list(trained.epochs),
+            "seconds": _seconds(poisoned, prepared, trained),
+            "prepared fingerprint": prepared.fingerprint,
+            "device": describe_device(self.device),
+            "precision": str(compute_dtype(self.device)[0]).removeprefix("torch."),
+            "versions": versions(),
+            "finished": date(time.time()),
+        }
+
+    def crafted(self, name: str) -> bool:
+        """Whether the training set under an attack is in the cache, or is the clean one itself."""
+        return self.grid.attack(name) is None or self._kept.holds("poisoned", self._poisons[name])
+
+    def prepared(self, defense: str, attack: str) -> bool:
+        """Whether the set that a defense trains on under an attack is in the cache, or is the poisoned one itself."""
+        if self.grid.defense(defense).preparation() is None:
+            return True
+        if not self.crafted(attack):
+            return False
+        return self._kept.holds("prepared", self._preparing(defense, self._fingerprint(attack)))
+
+    def _fingerprint(self, attack: str) -> str:
+        """Of a poisoned set in the cache."""
+        if self.grid.attack(attack) is None:
+            return self.sets["train"]
+        return self._kept.fingerprint("poisoned", self._poisons[attack])
+
+    def poisoned(self, name: str, tell: Tell) -> Kept:
+        """The training set under an attack."""
+        attack, fingerprint = self.grid.attack(name), self.sets["train"]
+        if attack is None:
+            return Kept(self._kept.load(fingerprint), fingerprint, 0.0, True)
+
+        def make(stages: Stages) -> ImageSet:
+            clean = self._kept.load(fingerprint)
+            return attack.poison(clean, seed=self.grid.attacks.seed, device=self.device, crafting=stages)
+
+        return self._kept.made("poisoned", self._poisons[name], make, tell)
+
+    def _prepared(self, name: str, poisoned: Kept, tell: Tell) -> Kept:
+        """The set that a defense trains on."""
+        defense, seed = self.grid.defense(name), self.grid.defenses.seed
+        if defense.preparation() is None:
+            return poisoned
+
+        def make(stages: Stages) -> ImageSet:
+            trusted = self._trusted(defense)
+            images = None if trusted is None else self._kept.load(trusted)
+            return defense.prepare(poisoned.images, images, seed=seed, device=self.device, stages=stages)
+
+        return self._kept.made("prepared", self._preparing(name, poisoned.fingerprint), make, tell)
+
+    def _preparing(self, name: str, poisoned: str) -> dict[str, Any]:
+        """What decides the set that a defense makes of the one with this fingerprint."""
+        return {**self._defended[name], "fields": self.grid.defense(name).preparation(), "data": poisoned}
+
+    def _trusted(self, defense: Defense) -> str | None:
+        """The fingerprint of the clean images that a defense gets."""
+        needed = defense.needs()
+        if needed == "nothing":
+            return None
+        return self.sets.get("clean", self.sets["trusted"]) if needed == "a clean set" else self.sets["trusted"]
+
+    @cached_property
+    def _poisons(self) -> dict[str, dict[str, Any]]:
+        """From the name of each attack to what decides its poisoned set."""
+        train, seed = self.sets["train"], self.grid.attacks.seed
+        attacks = {name: self.grid.attack(name) for name in self.grid.attacks.names}
+        fields = {
+            name: None if attack is None else {"name": name, "seed": seed, **all_fields(attack)}
+            for name, attack in attacks.items()
+        }
+        return {name: {"train": train, "attack": fields[name], "device": self._kind} for name in attacks}
+
+    @cached_property
+    def _defended(self) -> dict[str, dict[str, Any]]:
+        """From the name of each defense to what decides it; some read a file for that."""
+        defenses = {name: self.grid.defense(name) for name in self.grid.defenses.names}
+        return {
+            name: {
+                "defense": type(defense).__name__,
+                "fields": defense.settings(),
+                "seed": self.grid.defenses.seed,
+                "trusted": self._trusted(defense),
+                "device": self._kind,
+            }
+            for name, defense in defenses.items()
+        }
+
+    @property
+    def _kind(self) -> str:
+        return torch.device(self.device).type
+
+    def _about_data(self, train: ImageSet, test: ImageSet) -> dict[str, Any]:
+        return {
+            **asdict(self.grid.data),
+            "train images": len(train),
+            "test images": len(test),
+            **({} if self.trusted is None else {"trusted images": self.trusted}),
+            "image": list(train.images.shape[1:]),
+            "classes": train.num_classes,
+            "fingerprints": dict(self.sets),
+        }
+
+    def _about_attack(self, name: str) -> dict[str, Any]:
+        attack = self.grid.attack(name)
+        if attack is None:
+            return {"name": CLEAN}
+        return {
+            "name": name,
+            "scale": self.grid.attacks.scale,
+            "seed": self.grid.attacks.seed,
+            "norm": attack.norm,
+            "radius": attack.radius if math.isfinite(attack.radius) else None,
+            "fields": all_fields(attack),
+        }
+
+    def _about_defense(self, name: str, defense: Defense) -> dict[str, Any]:
+        return {
+            "name": name,
+            "title": defense.title,
+            "scale": self.grid.defenses.scale,
+            "seed": self.grid.defenses.seed,
+            "fields": self._defended[name]["fields"],
+            "trusted": defense.needs(),
+            "acts": defense.acts,
+            "ignores data": defense.ignores_data,
+            "cost": defense.cost(),
+        }
+
+
+def _seconds(poisoned: Kept, prepared: Kept, trained: Trained) -> dict[str, Any]:
+    """How long each part took; what was shared took its time in another cell."""
+    own = prepared is not poisoned
+    return {
+        "poison": poisoned.seconds,
+        "poison shared": poisoned.shared,
+        "prepare": prepared.seconds if own else 0.0,
+        "prepare shared": prepared.shared if own else False,
+        "denoiser": prepared.denoiser if own else 0.0,
+        "train": round(trained.seconds, 2),
+    }

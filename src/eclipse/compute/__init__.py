@@ -1,0 +1,1 @@
+"""The machine: where to compute, in which precision, from which randomness."""

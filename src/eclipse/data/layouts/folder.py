@@ -1,0 +1,102 @@
+"""A folder of images, nested in any way: the first folder is the class, every other file comes along unchanged."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import islice, repeat
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from eclipse.data.layouts.tree import folders, place, walk
+from eclipse.data.picture import MAX_BYTES
+from eclipse.data.store import Replacements, Row
+from eclipse.errors import EclipseError
+
+# Longer than the list of formats that can be read: an image that cannot be read must be refused by name; if it counted
+# as some other file, it would be copied into the purified folder as it is.
+# fmt: off
+IMAGE_SUFFIXES = frozenset((
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm",
+    ".pgm", ".pbm", ".pnm", ".pam", ".pfm", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jpf", ".jxl", ".qoi",
+    ".tga", ".ico", ".psd", ".pcx", ".xbm", ".xpm", ".exr", ".hdr", ".dds", ".dng",
+))
+# fmt: on
+
+
+def is_image(path: str) -> bool:
+    """Whether a file counts as an image, by the ending of its name."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def png_path(path: str) -> str:
+    """The path of the PNG that takes the place of an image."""
+    return str(PurePosixPath(path).with_suffix(".png"))
+
+
+class FolderStore:
+    """A folder of image files (see `Store`); ids are the paths below it."""
+
+    layout = "folder"
+    is_folder = True
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._count = 0
+        first_parts: set[str] = set()
+        for path in self._images():
+            self._count += 1
+            first_parts.add(path.partition("/")[0] if "/" in path else "")
+        self.has_labels = bool(first_parts) and "" not in first_parts
+        self.class_names = tuple(sorted(first_parts)) if self.has_labels else None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _images(self) -> Iterator[str]:
+        return filter(is_image, walk(self.root))
+
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        return {name: label for label, name in enumerate(self.class_names or ())}
+
+    def read(self, start: int, stop: int) -> Iterator[Row]:
+        """Stream the images of the folder in the order of `tree.walk`."""
+        for path in islice(self._images(), start, stop):
+            label = self._labels.get(path.partition("/")[0])
+            with open(self.root / path, "rb") as file:
+                data = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES + 1))
+            yield Row(path, str(self.root / path), label, data)
+
+    def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
+        """Nothing: the other files belong to the folder and not to a row."""
+        return repeat({}, stop - start)
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Name every file, since the other files are part of the output too."""
+        return ((path, self.root / path) for path in walk(self.root))
+
+    def write(self, target: Path, span: range, new: Replacements) -> None:
+        """Write the new images beside copies of all other files."""
+        row = 0
+        for path in walk(self.root):
+            if not is_image(path):
+                shutil.copyfile(self.root / path, place(target, path))
+                continue
+            png = new.take(path) if row in span else None
+            if png is not None:
+                place(target, png_path(path)).write_bytes(png)
+            row += 1
+
+    def check_names(self) -> None:
+        """Refuse two images that would become the same PNG."""
+        for below, files, subfolders in folders(self.root):
+            taken = {name: f"the folder {below}{name}" for name in subfolders}
+            for name in filter(is_image, files):
+                png = png_path(name)
+                if png in taken:
+                    raise EclipseError(
+                        f"{below}{name} and {taken[png]} in {self.root} would both become {below}{png}; expected one "
+                        "image of each name: rename one of them"
+                    )
+                taken[png] = below + name

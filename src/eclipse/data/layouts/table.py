@@ -1,0 +1,271 @@
+"""Tables with an image column: Parquet files and folders, Arrow folders saved by ``datasets``, and the Hub.
+
+Rows are read and written in batches with pyarrow alone, so that images are never decoded by another library, schema
+and metadata stay as they are, and memory is bounded by a row group.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from eclipse.data.layouts.columns import (
+    Columns,
+    encoded_images,
+    find_image_column,
+    find_label_column,
+    is_json,
+    is_scalar,
+    is_text,
+    named_classes,
+    with_bytes,
+)
+from eclipse.data.layouts.table_files import ARROW, PARQUET, Codec, readable, write_batches
+from eclipse.data.layouts.tree import carry, top_files
+from eclipse.data.picture import MAX_BYTES
+from eclipse.data.store import Replacements, Row
+from eclipse.errors import EclipseError
+
+
+class TableStore:
+    """Table files of one schema, one after the other (see `Store`); ids are row numbers."""
+
+    def __init__(
+        self,
+        layout: str,
+        codec: Codec,
+        paths: Sequence[Path],
+        columns: Columns,
+        root: Path | None = None,
+        downloads: Path | None = None,
+    ) -> None:
+        self.layout = layout
+        self.root = root
+        self.is_folder = root is not None and root.is_dir()
+        self._downloads = downloads
+        self._codec = codec
+        self._paths = tuple(paths)
+        with readable(self._paths[0]):
+            self.schema = codec.schema(self._paths[0])
+        self._counts = tuple(self._count(path) for path in self._paths)
+        self.image_column = find_image_column(self.schema, columns.image, self._paths[0])
+        self._label_column = find_label_column(self.schema, columns.label, self._paths[0])
+        self.has_labels = self._label_column is not None
+
+    def _count(self, path: Path) -> int:
+        with readable(path):
+            if not self._codec.schema(path).equals(self.schema):
+                raise EclipseError(f"{path} has other columns than {self._paths[0]}; expected one schema in all files")
+            return self._codec.count(path)
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names from the metadata of ``datasets``, or the sorted distinct strings of the label column."""
+        if self._label_column is None:
+            return None
+        if is_text(self.schema.field(self._label_column).type):
+            return tuple(sorted(self._distinct_labels(self._label_column)))
+        return named_classes(self.schema.metadata, self._label_column)
+
+    def _distinct_labels(self, column: str) -> set[str]:
+        found: set[str] = set()
+        for _, _, batch in self._batches(0, len(self), [column]):
+            found.update(value for value in batch.column(column).to_pylist() if value is not None)
+        return found
+
+    @cached_property
+    def _label_of_text(self) -> dict[str, int]:
+        return {name: label for label, name in enumerate(self.class_names or ())}
+
+    def _overlaps(self, start: int, stop: int) -> Iterator[tuple[Path, int, range]]:
+        """Yield each file with rows in start to stop, the number of its first row, and those rows of it."""
+        first = 0
+        for path, count in zip(self._paths, self._counts, strict=True):
+            inside = range(max(start - first, 0), min(stop - first, count))
+            if inside:
+                yield path, first, inside
+            first += count
+
+    def _batches(self, start: int, stop: int, columns: Sequence[str] | None) -> Iterator[tuple[Path, int, Any]]:
+        """Yield (file, row number in it, batch)."""
+        for path, _, inside in self._overlaps(start, stop):
+            with readable(path):
+                row = inside.start
+                for batch in self._codec.batches(path, inside.start, columns):
+                    part = batch.slice(0, inside.stop - row)
+                    yield path, row, part
+                    row += len(part)
+                    if row == inside.stop:
+                        break
+
+    def read(self, start: int, stop: int) -> Iterator[Row]:
+        """Stream the rows; an image that is missing has no bytes."""
+        columns = [self.image_column] + ([self._label_column] if self._label_column else [])
+        number = start
+        for path, first, batch in self._batches(start, stop, columns):
+            images = encoded_images(batch.column(self.image_column))
+            for i, ((data, place), label) in enumerate(zip(images, self._labels_of(batch), strict=True)):
+                yield Row(str(number + i), f"{path.name} row {first + i}", label, data or self._downloaded(place))
+            number += len(batch)
+
+    def _downloaded(self, place: str | None) -> bytes:
+        """Read an image of which the table has the path alone: only from below the folder of downloads."""
+        if not place or self._downloads is None:
+            return b""
+        path = Path(place).resolve()
+        if not path.is_relative_to(self._downloads.resolve()) or not path.is_file():
+            return b""
+        with open(path, "rb") as file:
+            return file.read(min(path.stat().st_size, MAX_BYTES + 1))
+
+    def _labels_of(self, batch: Any) -> list[int | None]:
+        if self._label_column is None:
+            return [None] * len(batch)
+        values = batch.column(self._label_column).to_pylist()
+        if is_text(self.schema.field(self._label_column).type):
+            return [None if value is None else self._label_of_text[value] for value in values]
+        return [None if value is None or value < 0 else value for value in values]  # -1 is "no label" in datasets
+
+    @property
+    def other_columns(self) -> list[str]:
+        """The columns that hold neither image nor label."""
+        return [name for name in self.schema.names if name not in (self.image_column, self._label_column)]
+
+    def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
+        """Stream the other columns as Python values."""
+        if not self.other_columns:
+            return repeat({}, stop - start)
+        batches = self._batches(start, stop, self.other_columns)
+        return (row for _, _, batch in batches for row in batch.to_pylist())
+
+    def check_others(self, format: str) -> None:
+        """Refuse the other columns that have no place in JSON lines, or as arrays in an .npz archive."""
+        for name in self.other_columns:
+            kind = self.schema.field(name).type
+            taken = format == "npz" and name in ("images", "labels", "class_names")
+            if taken or not (is_scalar(kind) if format == "npz" else is_json(kind)):
+                raise EclipseError(
+                    f"the column {name!r} ({kind}) has no place in the format {format}; expected parquet: "
+                    "choose --format parquet or remove the column"
+                )
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Name the table files, with the columns in use: another choice is another data set."""
+        return ((f"{path.name} {self.image_column} {self._label_column}", path) for path in self._paths)
+
+    def write(self, target: Path, span: range, new: Replacements) -> None:
+        """Write one file, or a folder of the same files; those outside the span are left out."""
+        if not self.is_folder or self.root is None:
+            self.write_table(PARQUET, target, span, new)
+            return
+        for path, first, inside in self._overlaps(span.start, span.stop):
+            rows = range(first + inside.start, first + inside.stop)
+            self.write_table(self._codec, target / path.name, rows, new)
+        names = {path.name for path in self._paths}
+        carry(self.root, target, lambda path: path not in names)
+
+    def write_table(self, codec: Codec, target: Path, span: range, new: Replacements) -> None:
+        """Write the rows of the span with all their columns to one file."""
+        write_batches(codec, target, self.schema, self.image_column, self._replaced(span, new))
+
+    def _replaced(self, span: range, new: Replacements) -> Iterator[Any]:
+        number = span.start
+        position = self.schema.get_field_index(self.image_column)
+        for _, _, batch in self._batches(span.start, span.stop, None):
+            pngs = [new.take(str(number + i)) for i in range(len(batch))]
+            number += len(batch)
+            kept = batch.filter(pa.array([png is not None for png in pngs]))
+            images = with_bytes(kept.column(position), [png for png in pngs if png is not None])
+            columns = [images if i == position else column for i, column in enumerate(kept.columns)]
+            yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+class SavedDataset(TableStore):
+    """A folder written by ``Dataset.save_to_disk``: Arrow streams and the state that lists them."""
+
+    def __init__(self, root: Path, columns: Columns) -> None:
+        self._folder = root
+        self._state = _read_state(root)
+        paths = [root / entry["filename"] for entry in self._state["_data_files"]]
+        super().__init__("arrow", ARROW, paths, columns, root)
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Name the Arrow files and the state."""
+        yield from super().files()
+        yield "state.json", self._folder / "state.json"
+
+    def write(self, target: Path, span: range, new: Replacements) -> None:
+        """Write the same folder, with a state that names its files and a fingerprint of its own.
+
+        ``datasets`` caches the results of map() by fingerprint: under the old one it would serve old images.
+        """
+        super().write(target, span, new)
+        digest = hashlib.sha256(json.dumps(self._state, sort_keys=True).encode())
+        present = []
+        for entry in self._state["_data_files"]:
+            if (target / entry["filename"]).exists():
+                present.append(entry)
+                digest.update(_content_digest(target / entry["filename"]))
+        state = {**self._state, "_data_files": present, "_fingerprint": digest.hexdigest()[:16]}
+        (target / "state.json").write_text(json.dumps(state, indent=2, sort_keys=True))
+
+
+def open_parquet(path: Path, columns: Columns) -> TableStore:
+    """Open a Parquet file, or a folder whose sorted Parquet files are one data set."""
+    paths = top_files(path, ".parquet") if path.is_dir() else [path]
+    return TableStore("parquet", PARQUET, paths, columns, path)
+
+
+def open_hub(name: str, columns: Columns) -> TableStore:
+    """Open ``NAME`` or ``NAME@split`` from the Hugging Face Hub or its local cache."""
+    import datasets
+
+    repository, _, split = name.partition("@")
+    try:
+        found = datasets.load_dataset(repository, split=split or None)
+    except Exception as error:  # network, permission, name and format errors of several libraries
+        reason = str(error).strip().partition("\n")[0]
+        raise EclipseError(f"cannot load hf:{name} ({reason}); expected hf:NAME or hf:NAME@split of the Hub") from error
+    if isinstance(found, datasets.DatasetDict):
+        if "train" not in found and len(found) > 1:
+            raise EclipseError(
+                f"hf:{name} has the splits {', '.join(found)}; expected one: write hf:{name}@{next(iter(found))}"
+            )
+        found = found["train" if "train" in found else next(iter(found))]
+    paths = [Path(entry["filename"]) for entry in found.cache_files]
+    if not paths:
+        raise EclipseError(f"hf:{name} has no rows; expected at least one image")
+    return TableStore("hub", ARROW, paths, columns, downloads=Path(datasets.config.HF_CACHE_HOME))
+
+
+def _read_state(root: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((root / "state.json").read_bytes())
+        names = [entry["filename"] for entry in state["_data_files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EclipseError(
+            f"{root / 'state.json'} is damaged; expected a folder saved by datasets: save it again"
+        ) from error
+    present = {path.name for path in top_files(root)}
+    for name in names:
+        if name not in present:
+            raise EclipseError(f"{root / 'state.json'} names the file {name!r}; expected a file in the same folder")
+    if not names:
+        raise EclipseError(f"{root} has no rows; expected at least one image")
+    return dict(state)
+
+
+def _content_digest(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.digest()

@@ -1,0 +1,263 @@
+"""WebDataset: tar shards in which the members ``KEY.png``, ``KEY.cls``, ``KEY.txt`` of one key make a sample."""
+
+import io
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice, repeat
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from eclipse.data.layouts.folder import is_image
+from eclipse.data.layouts.tree import carry, top_files
+from eclipse.data.picture import MAX_BYTES
+from eclipse.data.store import Replacements, Row
+from eclipse.errors import EclipseError
+
+NAMES_FILE = "classnames.txt"
+_CLASS_BYTES = 64  # of a .cls member: one integer
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The adjacent members of one key.
+
+    Attributes:
+        key: the path of the members up to the first dot of the name.
+        members: all of them, in order.
+        image: the one that is the image, or None.
+    """
+
+    key: str
+    members: tuple[tarfile.TarInfo, ...]
+    image: tarfile.TarInfo | None
+
+    @property
+    def label(self) -> tarfile.TarInfo | None:
+        """The member with the class."""
+        return next((member for member in self.members if _extension(member.name) == "cls"), None)
+
+
+class ShardStore:
+    """Tar shards, one after the other (see `Store`); ids are shard and key."""
+
+    layout = "webdataset"
+
+    def __init__(self, shards: Sequence[Path], root: Path | None, is_folder: bool) -> None:
+        self.root = root
+        self.is_folder = is_folder
+        self._shards = tuple(shards)
+        counts, labelled = zip(*map(_scan, self._shards), strict=True)
+        self._counts: tuple[int, ...] = counts
+        self.has_labels = sum(counts) == sum(labelled)
+        self.class_names = _read_names(root) if root is not None and is_folder and self.has_labels else None
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def _overlaps(self, start: int, stop: int) -> Iterator[tuple[Path, range]]:
+        """Yield each shard with rows in start to stop, and which of its own rows they are."""
+        first = 0
+        for shard, count in zip(self._shards, self._counts, strict=True):
+            inside = range(max(start - first, 0), min(stop - first, count))
+            if inside:
+                yield shard, inside
+            first += count
+
+    def read(self, start: int, stop: int) -> Iterator[Row]:
+        """Stream the samples that have an image."""
+        for shard, inside in self._overlaps(start, stop):
+            with _opened(shard) as tar:
+                with_image = (sample for sample in _samples(tar, shard) if sample.image is not None)
+                for sample in islice(with_image, inside.start, inside.stop):
+                    yield self._row(tar, shard, sample)
+
+    def _row(self, tar: tarfile.TarFile, shard: Path, sample: Sample) -> Row:
+        assert sample.image is not None
+        label = None if sample.label is None else _class_number(tar, shard, sample.label)
+        if label is not None and self.class_names is not None and not 0 <= label < len(self.class_names):
+            raise EclipseError(
+                f"{shard.name}/{sample.key} is of class {label}; expected one of the {len(self.class_names)} "
+                f"in {NAMES_FILE}"
+            )
+        data = _content(tar, sample.image, MAX_BYTES + 1)
+        return Row(f"{shard.name}/{sample.key}", f"{shard.name}/{sample.image.name}", label, data)
+
+    def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
+        """Nothing: the other members are files, not columns."""
+        return repeat({}, stop - start)
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Name the shards."""
+        return ((shard.name, shard) for shard in self._shards)
+
+    def write(self, target: Path, span: range, new: Replacements) -> None:
+        """Write the same shards; those outside the span are left out, members without an image come along."""
+        for shard, inside in self._overlaps(span.start, span.stop):
+            _rewrite(shard, target / shard.name if self.is_folder else target, inside, new)
+        if self.root is not None and self.is_folder:
+            names = {shard.name for shard in self._shards}
+            carry(self.root, target, lambda path: path not in names)
+
+
+def open_webdataset(path: Path) -> ShardStore:
+    """Open one tar file, a folder of them, or a range ``shards-{000..004}.tar``."""
+    if path.is_dir():
+        return ShardStore(top_files(path, ".tar"), path, is_folder=True)
+    if path.is_file():
+        return ShardStore([path], path, is_folder=False)
+    shards = []
+    for name in expand_range(str(path)):
+        if not Path(name).is_file():
+            raise EclipseError(f"no such path: {name!r} (of {str(path)!r}); expected every shard of the range")
+        shards.append(Path(name))
+    return ShardStore(shards, None, is_folder=True)
+
+
+def expand_range(text: str) -> Iterator[str]:
+    """Write out the first ``{000..004}`` in a text, with its leading zeros, and the ones after it in turn."""
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    if found is None:
+        yield text
+        return
+    low, high = found.groups()
+    for number in range(int(low), int(high) + 1):
+        yield from expand_range(f"{text[: found.start()]}{number:0{len(low)}d}{text[found.end() :]}")
+
+
+def add_member(tar: tarfile.TarFile, name: str, data: bytes, like: tarfile.TarInfo | None = None) -> None:
+    """Append a file, with the times and owner of another member or none."""
+    member = tarfile.TarInfo(name)  # not a copy: extended headers of the old one would override name and size
+    if like is not None:
+        member.mtime, member.mode = like.mtime, like.mode
+        member.uid, member.gid, member.uname, member.gname = like.uid, like.gid, like.uname, like.gname
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _extension(name: str) -> str:
+    return PurePosixPath(name).name.partition(".")[2].lower()
+
+
+def _key(name: str) -> str:
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+@contextmanager
+def _opened(shard: Path) -> Iterator[tarfile.TarFile]:
+    """Open a shard for reading member by member, and word what is wrong with it."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            yield tar
+    except tarfile.TarError as error:
+        raise EclipseError(
+            f"{shard} is not a complete, uncompressed tar file ({error}); expected one: write it again"
+        ) from error
+
+
+def _scan(shard: Path) -> tuple[int, int]:
+    """Read all headers of a shard; return how many samples have an image, and how many of these a class."""
+    images = labelled = 0
+    keys: set[str] = set()
+    with _opened(shard) as tar:
+        for sample in _samples(tar, shard):
+            if sample.key in keys:
+                raise EclipseError(
+                    f"{shard} has the key {sample.key!r} in two places; expected its members side by side"
+                )
+            keys.add(sample.key)
+            images += sample.image is not None
+            labelled += sample.image is not None and sample.label is not None
+        _refuse_rest(tar, shard)
+    return images, labelled
+
+
+def _refuse_rest(tar: tarfile.TarFile, shard: Path) -> None:
+    """Raise where reading ended at something else than the zeros that end an archive.
+
+    `tarfile` stops at a damaged header and at the end of a shortened file without a word.
+    """
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise EclipseError(
+            f"{shard} is damaged or cut off at byte {tar.offset}; expected a complete tar file: write it again"
+        )
+
+
+def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]:
+    # Opening has read the first member. Python 3.10 asks for a place before the file where there was none.
+    while tar.offset and (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]  # it would grow with the shard
+        if member.name.startswith("/") or ".." in member.name.split("/"):
+            raise EclipseError(f"{shard} has the member {member.name!r}, which leads out of it; expected a path inside")
+        if not (member.isreg() or member.isdir()) or member.issparse():
+            raise EclipseError(
+                f"{shard} has the member {member.name!r}, a link or device; expected files and folders alone"
+            )
+        if member.isreg():
+            yield member
+
+
+def _samples(tar: tarfile.TarFile, shard: Path) -> Iterator[Sample]:
+    """Group adjacent members by key."""
+    waiting: list[tarfile.TarInfo] = []
+    for member in _members(tar, shard):
+        if waiting and _key(member.name) != _key(waiting[0].name):
+            yield _sample(waiting, shard)
+            waiting = []
+        waiting.append(member)
+    if waiting:
+        yield _sample(waiting, shard)
+
+
+def _sample(members: Sequence[tarfile.TarInfo], shard: Path) -> Sample:
+    """Find the image: KEY.jpg goes before KEY.mask.png."""
+    key = _key(members[0].name)
+    images = [member for member in members if is_image(member.name)]
+    candidates = [member for member in images if "." not in _extension(member.name)] or images
+    if len(candidates) > 1:
+        names = " and ".join(member.name for member in candidates)
+        raise EclipseError(f"{shard} has two images of one key, {names}; expected one: give them different keys")
+    return Sample(key, tuple(members), candidates[0] if candidates else None)
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None  # _members yields regular files only
+    return file.read(min(member.size, limit))  # read() sets aside as much as it is asked for
+
+
+def _read_names(folder: Path) -> tuple[str, ...] | None:
+    """Class names, one a line, in the file that zero-shot benchmarks keep beside the shards."""
+    path = folder / NAMES_FILE
+    return tuple(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else None
+
+
+def _class_number(tar: tarfile.TarFile, shard: Path, member: tarfile.TarInfo) -> int:
+    text = _content(tar, member, _CLASS_BYTES)
+    try:
+        return int(text)
+    except ValueError:
+        raise EclipseError(f"{shard.name}/{member.name} holds {text!r}; expected the number of a class") from None
+
+
+def _rewrite(shard: Path, target: Path, inside: range, new: Replacements) -> None:
+    """Copy a shard with other images, without the samples outside the range or left out."""
+    row = 0
+    with _opened(shard) as tar, tarfile.open(target, "w") as out:
+        for sample in _samples(tar, shard):
+            png = None
+            if sample.image is not None:
+                png = new.take(f"{shard.name}/{sample.key}") if row in inside else None
+                row += 1
+                if png is None:
+                    continue
+            for member in sample.members:
+                if member is sample.image and png is not None:
+                    add_member(out, member.name.rpartition(".")[0] + ".png", png, member)
+                else:
+                    add_member(out, member.name, _content(tar, member, member.size), member)

@@ -1,0 +1,209 @@
+"""Put the new images of a data set together to a complete data set, which appears under its name all at once."""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from eclipse.data.convert import class_folders, to_folder, to_npz, to_parquet, to_webdataset
+from eclipse.data.layouts.folder import FolderStore
+from eclipse.data.store import Replacements, Source
+from eclipse.errors import EclipseError, unknown
+
+FORMATS: dict[str, Callable[[Source, Path, Replacements], None]] = {
+    "folder": to_folder,
+    "parquet": to_parquet,
+    "npz": to_npz,
+    "webdataset": to_webdataset,
+}
+_FOLDER_FORMATS = ("folder", "webdataset")
+_ENDINGS = {".parquet": "parquet", ".npz": "npz", ".tar": "webdataset"}
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_output(source: Source, out: Path, format: str | None = None) -> None:
+    """Refuse, before any work, an output that could not be written.
+
+    Args:
+        source: the data set that goes in.
+        out: the path that the result will have.
+        format: one of `FORMATS`, or None for the layout of the input (Parquet for the Hub).
+
+    Raises:
+        EclipseError: for an unknown format, content that it cannot hold, names that would collide, a path that is
+            the input, lies in it or contains it, that exists already, or that cannot be made.
+    """
+    if format is not None and format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    _check_place(source, out)
+    is_folder = _makes_folder(source, format)
+    if out.is_symlink() or (out.exists() and not (is_folder and out.is_dir() and not any(out.iterdir()))):
+        raise EclipseError(f"{out} exists already; expected a new path: choose another one or remove it")
+    _check_ending(source, out, format)
+    _check_content(source, format)
+
+
+def check_apart(out: Path, other: Source, what: str) -> None:
+    """Refuse an output inside another data set that is read."""
+    if other.root is not None and other.root.resolve() in out.resolve().parents:
+        raise EclipseError(f"the output {out} is inside the {what} {other.root}; expected a path apart from them")
+
+
+def assemble(
+    source: Source, pictures: Iterator[tuple[str, bytes]], out: Path, format: str | None, skipped: frozenset[str]
+) -> str:
+    """Write the whole output beside ``out`` and then give it that name, so that ``out`` is complete or not there.
+
+    Args:
+        source: the data set that went in; labels, other columns and other files are read from it again.
+        pictures: (id, PNG) of every row that is not skipped, in the order of the source.
+        out: the path of the result.
+        format: as for `check_output`.
+        skipped: the ids of the rows to leave out.
+
+    Returns:
+        The `fingerprint` of the pictures.
+
+    Raises:
+        EclipseError: when `check_output` refuses, an image does not fit the format, or the disk is full.
+    """
+    check_output(source, out, format)
+    if len(skipped) >= len(source):
+        raise EclipseError(f"all {len(source)} images of {source.spec} were left out; expected at least one good one")
+    digest = hashlib.sha256()
+    new = Replacements(_digested(pictures, digest), skipped)
+    target = out.with_name(f".{out.name}.assembling")
+    with _one_sentence(out), _removed(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if _keeps_layout(source, format):
+            if source.store.is_folder:
+                target.mkdir()
+            source.store.write(target, source.span, new)
+        else:
+            FORMATS[format or "parquet"](source, target, new)
+        new.finish()
+        _publish(target, out)
+    return digest.hexdigest()
+
+
+def is_made(out: Path) -> bool:
+    """Whether there is anything at the place of an output; an empty folder is nothing."""
+    return out.exists() and not (out.is_dir() and not any(out.iterdir()))
+
+
+def fingerprint(pictures: Iterator[tuple[str, bytes]]) -> str:
+    """SHA-256 over the ids and the PNG bytes of an output, in order."""
+    digest = hashlib.sha256()
+    for _ in _digested(pictures, digest):
+        pass
+    return digest.hexdigest()
+
+
+def _digested(pictures: Iterator[tuple[str, bytes]], digest: "hashlib._Hash") -> Iterator[tuple[str, bytes]]:
+    for id, png in pictures:
+        digest.update(id.encode("utf-8", "surrogatepass"))
+        digest.update(png)
+        yield id, png
+
+
+def _keeps_layout(source: Source, format: str | None) -> bool:
+    return source.layout != "hub" and format in (None, source.layout)
+
+
+def _makes_folder(source: Source, format: str | None) -> bool:
+    return source.store.is_folder if _keeps_layout(source, format) else format in _FOLDER_FORMATS
+
+
+def _check_place(source: Source, out: Path) -> None:
+    """The output must not be the input, in it, or around it."""
+    place = out.resolve()
+    roots = [source.root] if source.root is not None else [path for _, path in source.store.files()]
+    for root in (path.resolve() for path in roots):
+        relation = "equal to" if place == root else "inside" if root in place.parents else "a folder around"
+        if place == root or root in place.parents or place in root.parents:
+            raise EclipseError(f"the output {out} is {relation} the input {root}; expected a path apart from it")
+    existing = next(parent for parent in place.parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise EclipseError(
+            f"{out} cannot be made, since {existing} is not a folder that can be written; choose another path"
+        )
+
+
+def _check_ending(source: Source, out: Path, format: str | None) -> None:
+    """A name such as ``purified.parquet`` tells what the user expects to get."""
+    expected = _ENDINGS.get(out.suffix.lower())
+    written = (format or "parquet") if not _keeps_layout(source, format) else source.layout
+    if expected is not None and expected != written:
+        raise EclipseError(
+            f"{out} is named like {expected}, but would be written as {written}; expected a fitting name: "
+            f"add --format {expected} or choose another name"
+        )
+
+
+def _check_content(source: Source, format: str | None) -> None:
+    if isinstance(source.store, FolderStore) and format in (None, "folder", "webdataset"):
+        source.store.check_names()
+    if _keeps_layout(source, format) or format in (None, "parquet"):
+        return
+    if format == "folder":
+        class_folders(source)
+    if source.layout in ("parquet", "arrow", "hub"):
+        from eclipse.data.layouts.table import TableStore
+
+        assert isinstance(source.store, TableStore)
+        source.store.check_others(format)
+
+
+@contextmanager
+def _removed(target: Path) -> Iterator[None]:
+    """Remove what an interrupted run left at a path, and what this one leaves there."""
+    _remove(target)
+    try:
+        yield
+    finally:
+        _remove(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _publish(target: Path, out: Path) -> None:
+    """Give a finished output its name, after its content has reached the disk."""
+    if target.is_dir():
+        os.sync()  # one call for what may be a million files
+    else:
+        _flush(target)
+    os.replace(target, out)
+    _flush(out.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _one_sentence(out: Path) -> Iterator[None]:
+    """Word the errors of the disk."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _NO_SPACE:
+            raise EclipseError(
+                f"no space to write {out} ({reason}); free some and run the same command again"
+            ) from error
+        place = error.filename or out
+        raise EclipseError(
+            f"cannot put {out} together: {place}: {reason}; mend that and run the same command again"
+        ) from error

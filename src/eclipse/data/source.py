@@ -1,0 +1,196 @@
+"""Open any data set by one argument: a path or ``hf:NAME``, with a slice at its end if wanted."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eclipse.data.imageset import ImageSet
+from eclipse.data.layouts.tree import walk
+from eclipse.data.picture import Pixels, size_in_words
+from eclipse.data.store import Source, Store
+from eclipse.errors import EclipseError
+from eclipse.registry import load
+
+# layout: the function that opens it. Imported when needed, since some of them load pyarrow.
+_OPENERS = {
+    "folder": "eclipse.data.layouts.folder:FolderStore",
+    "parquet": "eclipse.data.layouts.table:open_parquet",
+    "arrow": "eclipse.data.layouts.table:SavedDataset",
+    "hub": "eclipse.data.layouts.table:open_hub",
+    "webdataset": "eclipse.data.layouts.webdataset:open_webdataset",
+    "npz": "eclipse.data.layouts.npz:ArrayStore",
+    "cifar": "eclipse.data.layouts.cifar:open_cifar",
+    "pickle": "eclipse.data.layouts.cifar:open_pickle",
+}
+_WITH_COLUMNS = ("parquet", "arrow", "hub")
+
+# How a file is recognized: by its ending, else by its first bytes.
+_ENDINGS = {".parquet": "parquet", ".npz": "npz", ".tar": "webdataset", ".pkl": "pickle", ".pickle": "pickle"}
+_MAGIC = {b"PAR1": "parquet", b"PK\x03\x04": "npz", b"\x80": "pickle"}
+
+_FORMS = (
+    "a folder of images, Parquet (file or folder), an Arrow folder saved by datasets, WebDataset (.tar), .npz, "
+    "CIFAR python batches, the ECLIPSE pickle, or hf:NAME"
+)
+
+
+def open_source(
+    spec: str | os.PathLike[str], *, image_column: str | None = None, label_column: str | None = None
+) -> Source:
+    """Open a data set in any of the known layouts.
+
+    Args:
+        spec: a path or ``hf:NAME`` or ``hf:NAME@split``, each with a slice such as ``[48000:50000]`` if wanted.
+        image_column: the column with the images, for tables; found by its type when not given.
+        label_column: the column with the classes, for tables; ``label``, ``labels`` or ``fine_label`` when not given.
+
+    Raises:
+        EclipseError: for no such path, an unknown layout, an empty set, or a slice out of range.
+    """
+    text = os.fspath(spec)
+    place, bounds = split_slice(text)
+    store = _open_store(place, image_column, label_column)
+    if len(store) == 0:
+        raise EclipseError(f"{place} has no images; expected at least one: {_FORMS}")
+    return Source(text, store, _resolve(text, bounds, len(store)))
+
+
+def split_slice(text: str) -> tuple[str, tuple[int | None, int | None]]:
+    """Split ``train.parquet[10:20]`` into the path and (10, 20); a path that exists as it is has no slice."""
+    if not text.endswith("]") or os.path.exists(text):
+        return text, (None, None)
+    found = re.fullmatch(r"(.+)\[(-?\d*):(-?\d*)\]", text, re.DOTALL)
+    if found is None or "-" in found.groups()[1:]:
+        raise EclipseError(
+            f"the slice at the end of {text!r} cannot be read; expected [start:stop], for example [:10000]"
+        )
+    place, start, stop = found.groups()
+    return place, (int(start) if start else None, int(stop) if stop else None)
+
+
+def _resolve(text: str, bounds: tuple[int | None, int | None], length: int) -> range:
+    """Turn a slice as in Python into the rows that it means."""
+    out_of_range = any(bound is not None and not -length <= bound <= length for bound in bounds)
+    span = range(length)[slice(*bounds)]
+    if out_of_range or not span:
+        raise EclipseError(
+            f"the slice of {text!r} is {'out of range' if out_of_range else 'empty'}; expected rows of this data set, "
+            f"which has {length:,}"
+        )
+    return span
+
+
+def _open_store(place: str, image_column: str | None, label_column: str | None) -> Store:
+    layout = layout_of(place)
+    target: Any = place.removeprefix("hf:") if layout == "hub" else Path(place)
+    if layout in _WITH_COLUMNS:
+        from eclipse.data.layouts.columns import Columns
+
+        store: Store = _opener(layout)(target, Columns(image_column, label_column))
+        return store
+    if image_column or label_column:
+        raise EclipseError(
+            f"{place} is no table, so it has no column {image_column or label_column!r}; leave the option out"
+        )
+    store = _opener(layout)(target)
+    return store
+
+
+def _opener(layout: str) -> Callable[..., Store]:
+    opener: Callable[..., Store] = load(_OPENERS[layout])
+    return opener
+
+
+def layout_of(place: str) -> str:
+    """Recognize the layout of a data set: a key of the table above."""
+    if place.startswith("hf:"):
+        return "hub"
+    path = Path(place)
+    if place and path.is_dir():
+        return _layout_of_folder(path)
+    if path.is_file():
+        return _layout_of_file(path)
+    if re.search(r"\{\d+\.\.\d+\}", place):
+        return "webdataset"
+    raise EclipseError(f"no such path: {place!r}; expected {_FORMS}")
+
+
+def _layout_of_folder(path: Path) -> str:
+    if (path / "dataset_dict.json").is_file():
+        splits = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.is_dir())) or "none"
+        raise EclipseError(f"{path} holds several splits ({splits}); expected one of them: add its name to the path")
+    if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
+        return "arrow"
+    if (path / "data_batch_1").is_file() or ((path / "train").is_file() and (path / "meta").is_file()):
+        return "cifar"
+    tables = [name for name in ("parquet", "tar") if any(path.glob(f"[!.]*.{name}"))]
+    if not tables:
+        return "folder"
+    if len(tables) > 1 or _has_images(path):
+        raise EclipseError(
+            f"{path} holds {' and '.join(f'.{name} files' for name in tables)} beside other data; expected one kind: "
+            "name the files themselves, or move them out"
+        )
+    return {"parquet": "parquet", "tar": "webdataset"}[tables[0]]
+
+
+def _has_images(path: Path) -> bool:
+    from eclipse.data.layouts.folder import is_image
+
+    return any(map(is_image, walk(path)))
+
+
+def _layout_of_file(path: Path) -> str:
+    if path.suffix.lower() in _ENDINGS:
+        return _ENDINGS[path.suffix.lower()]
+    with open(path, "rb") as file:
+        start = file.read(4)
+    for magic, layout in _MAGIC.items():
+        if start.startswith(magic):
+            return layout
+    raise EclipseError(f"{path} is a file of no known layout; expected {_FORMS}")
+
+
+def load_imageset(source: Source, purpose: str) -> ImageSet:
+    """Load all rows into memory as RGB, without alpha.
+
+    Raises:
+        EclipseError: names the first image of another size than the first one; `purpose` says what needs one size.
+    """
+    images: Pixels | None = None
+    ids: list[str] = []
+    labels: list[int | None] = []
+    for row in source.rows():
+        pixels = row.picture().rgb
+        if images is None:
+            images, first = np.empty((len(source), *pixels.shape), np.uint8), row.name
+        elif pixels.shape != images.shape[1:]:
+            raise EclipseError(
+                f"{row.name} is {size_in_words(pixels)} and {first} is {size_in_words(images[0])}; "
+                f"expected one size for {purpose}"
+            )
+        images[len(ids)] = pixels
+        ids.append(row.id)
+        labels.append(row.label)
+    assert images is not None  # no source is empty
+    return ImageSet(images, tuple(ids), _all_labels(source, labels), source.class_names)
+
+
+def load_pictures(source: Source) -> list[Pixels]:
+    """Load all rows into memory as RGB arrays (3, H, W) of any sizes."""
+    return [row.picture().rgb for row in source.rows()]
+
+
+def _all_labels(source: Source, labels: list[int | None]) -> Any:
+    if not source.has_labels:
+        return None
+    missing = next((i for i, label in enumerate(labels) if label is None), None)
+    if missing is not None:
+        raise EclipseError(
+            f"row {source.span[missing]} of {source.spec} has no label; expected one for each image or none"
+        )
+    return np.array(labels, np.int64)

@@ -1,0 +1,1 @@
+"""What each command does: a job a file, one life cycle."""

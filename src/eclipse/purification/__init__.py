@@ -1,0 +1,1 @@
+"""The method: Algorithm 1, the compensation, images in memory and data sets as streams."""

@@ -1,0 +1,159 @@
+"""The lightweight corruption compensation C(x; p, sigma): paper Eq. 13, modules B and C.
+
+In the paper every image gets noise. With a noise probability q below 1 some stay without, so that a network trained on
+them also sees images as it will meet them; preset ``fast`` has q = 1/2 (docs/log.md).
+
+``Compensate`` redraws it at each use of an image (*online*: the default, as in the reference code); ``once``
+writes it into the data (as Algorithm 1 words it).
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from eclipse.compute.randomness import stream
+from eclipse.data.imageset import ImageSet
+from eclipse.data.pixels import quantize, to_unit
+from eclipse.errors import EclipseError
+
+P = 0.4  # grayscale probability: paper, section 4.1
+SIGMA = 0.05  # noise on the [0, 1] scale, 12.8/255: paper, section 4.1
+Q = 1.0  # noise probability: the paper adds it to every image
+
+_LUMA = (0.299, 0.587, 0.114)
+_ROWS = 1024  # of an image set, worked on at once
+_ROUNDING = 1e-3  # how far resizing or half precision may carry a pixel out of [0, 1]
+
+Pixels = TypeVar("Pixels", Tensor, Image.Image)
+
+
+class Compensate(torch.nn.Module):
+    """Turn each image gray with probability p, add Gaussian noise with probability q, clamp to [0, 1]; anew each time.
+
+    It corrupts in training and in evaluation mode alike: keep it out of the transforms for testing, and place
+    it before any normalization.
+
+    Args:
+        p: probability of grayscale (luma 0.299, 0.587, 0.114 on all three channels) of each image.
+        sigma: standard deviation of the noise on the [0, 1] scale.
+        q: probability of the noise of each image; 1 in the paper.
+        generator: source of the randomness, on the device of the images; None is torch's global one, which
+            differs between the workers of a DataLoader while a given generator does not.
+    """
+
+    def __init__(
+        self, p: float = P, sigma: float = SIGMA, q: float = Q, *, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        check_parameters(p, sigma, q)
+        self.p, self.sigma, self.q, self.generator = p, sigma, q, generator
+
+    def forward(self, x: Pixels) -> Pixels:
+        """Corrupt an image or a batch.
+
+        Args:
+            x: (B, C, H, W) or (C, H, W), C = 3 or 1, float in [0, 1] or uint8; or a PIL image, RGB or L. One
+                channel is gray as it is.
+
+        Returns:
+            The same kind, shape and type; 8-bit results are rounded.
+        """
+        if isinstance(x, Image.Image):
+            return self._pil(x)
+        if x.dtype == torch.uint8:
+            return quantize(self._corrupt(to_unit(x)))
+        _check_unit(x)
+        return self._corrupt(x)
+
+    def extra_repr(self) -> str:
+        """The parameters, for ``print(transform)``."""
+        return f"p={self.p}, sigma={self.sigma}, q={self.q}"
+
+    def _corrupt(self, x: Tensor) -> Tensor:
+        _check_shape(x.shape)
+        batch = x if x.ndim == 4 else x.unsqueeze(0)
+        gray, noisy = torch.rand(2, len(batch), generator=self.generator, device=x.device)
+        noise = torch.randn(batch.shape, generator=self.generator, device=x.device, dtype=x.dtype)
+        sigma = self.sigma * (noisy < self.q).to(x.dtype)
+        return corrupt(batch, gray < self.p, sigma.view(-1, 1, 1, 1) * noise).reshape(x.shape)
+
+    def _pil(self, image: Image.Image) -> Image.Image:
+        if image.mode not in ("RGB", "L"):
+            raise EclipseError(f"a PIL image of mode {image.mode}; expected RGB or L, so convert('RGB') it first")
+        x = torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1)
+        pixels = quantize(self._corrupt(to_unit(x))).permute(1, 2, 0).contiguous().numpy()
+        return Image.fromarray(pixels if image.mode == "RGB" else pixels[:, :, 0])
+
+
+def once(images: ImageSet, *, p: float = P, sigma: float = SIGMA, q: float = Q, seed: int = 0) -> ImageSet:
+    """Write the corruption into the data; what an image gets depends on (seed, id) alone."""
+    check_parameters(p, sigma, q)
+    _check_shape(images.images.shape)
+    out = np.empty_like(images.images)
+    for start in range(0, len(images), _ROWS):
+        rows = slice(start, start + _ROWS)
+        gray, noisy, noise = _draw(seed, images.ids[rows], images.images.shape[1:])
+        x = to_unit(torch.tensor(images.images[rows]))
+        noise *= sigma * (noisy < q).view(-1, 1, 1, 1)
+        out[rows] = quantize(corrupt(x, gray < p, noise)).numpy()
+    return images.with_images(out)
+
+
+def corrupt(x: Tensor, gray: Tensor, noise: Tensor) -> Tensor:
+    """Eq. 13 with its random draws given; differentiable.
+
+    Args:
+        x: (B, C, H, W), float in [0, 1].
+        gray: which images turn gray, bool, (B,).
+        noise: what is added, shaped like x.
+    """
+    if x.shape[1] == 3:
+        weights = x.new_tensor(_LUMA).view(1, 3, 1, 1)
+        x = torch.where(gray.view(-1, 1, 1, 1), (x * weights).sum(dim=1, keepdim=True), x)
+    return (x + noise).clamp(0, 1)
+
+
+def _draw(seed: int, ids: Sequence[str], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """For each id two uniform numbers, (N,) each, and standard normal noise, (N, *shape)."""
+    gray, noisy = np.empty((2, len(ids)))
+    noise = np.empty((len(ids), *shape), dtype=np.float32)
+    for i, id in enumerate(ids):
+        rng = stream(seed, id, 0, "compensate")
+        gray[i] = rng.random()
+        rng.standard_normal(dtype=np.float32, out=noise[i])
+        noisy[i] = rng.random()
+    return torch.from_numpy(gray), torch.from_numpy(noisy), torch.from_numpy(noise)
+
+
+def check_parameters(p: float, sigma: float, q: float = Q) -> None:
+    """Refuse a probability or a noise level that cannot be meant."""
+    if not 0 <= q <= 1:
+        raise EclipseError(f"noise probability {q:g}; expected 0 to 1 (the paper adds noise to every image: 1)")
+    if not 0 <= p <= 1:
+        raise EclipseError(f"grayscale probability {p:g}; expected 0 to 1 (the paper uses 0.4)")
+    if sigma >= 1:
+        raise EclipseError(
+            f"noise sigma {sigma:g} looks like 8-bit levels; expected a value on the [0, 1] scale, "
+            f"here {sigma:g}/255 = {sigma / 255:.3g} (the paper uses 0.05)"
+        )
+    if not sigma >= 0:
+        raise EclipseError(f"noise sigma {sigma:g}; expected 0 or more and below 1 (the paper uses 0.05)")
+
+
+def _check_shape(shape: Sequence[int]) -> None:
+    if len(shape) not in (3, 4) or shape[-3] not in (1, 3):
+        raise EclipseError(f"images of shape {tuple(shape)}; expected (B, C, H, W) or (C, H, W) with C = 3 or 1")
+
+
+def _check_unit(x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise EclipseError(f"images of type {x.dtype}; expected float in [0, 1] or uint8")
+    low, high = (v.item() for v in x.detach().aminmax())
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise EclipseError(
+            f"pixels from {low:.3g} to {high:.3g}; expected float in [0, 1], so compensate before normalizing"
+        )

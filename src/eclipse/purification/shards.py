@@ -1,0 +1,184 @@
+"""Finished rows on the disk: whole files in a hidden folder beside the output, in the order of the rows."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eclipse.data.picture import Picture, encode_png
+from eclipse.data.store import Row, Source
+from eclipse.errors import EclipseError
+from eclipse.runs.manifest import check_same_settings, read_settings, write_json, write_whole
+
+SHARD_ROWS, SHARD_BYTES = 2048, 64 << 20  # whichever is reached first; what a kill can lose
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("name", pa.string()),
+        ("origin", pa.binary(16)),
+        ("png", pa.large_binary()),
+        ("refused", pa.string()),
+    ]
+)
+
+
+def shard_folder(out: Path) -> Path:
+    """Where the shards of an unfinished output lie: hidden, beside it."""
+    return out.with_name(f".{out.name}.purifying")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row on its way.
+
+    Attributes:
+        id: of the row.
+        name: for messages.
+        origin: digest of what was read, to tell whether a finished row is still the same.
+        picture: as read, later as purified; or the reason why there is none.
+    """
+
+    id: str
+    name: str
+    origin: bytes
+    picture: Picture | str
+
+    @property
+    def values(self) -> int:
+        """How many numbers the image consists of; none where there is no image."""
+        return 0 if isinstance(self.picture, str) else self.picture.rgb.size
+
+
+def digest_of(row: Row) -> bytes:
+    """A digest of what was read of a row."""
+    data = row.data if isinstance(row.data, bytes) else np.ascontiguousarray(row.data).data
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+class Shards:
+    """Finished rows on the disk, in order, in files that are whole or absent.
+
+    Opening refuses finished rows that were made with other settings.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], skip_bad: bool, input: str = "") -> None:
+        self.folder = shard_folder(out)
+        self._settings = {**settings, "input": input}
+        self.files = sorted(self.folder.glob("shard-*.arrow"))
+        self.rows = sum(table.num_rows for table in self._tables())
+        if self.files:
+            made = read_settings(self.folder)
+            check_same_settings({name: made.get(name) for name in settings}, settings, self.folder)
+            if not skip_bad and self.skipped():
+                check_same_settings({"skip-bad": True}, {"skip-bad": False}, self.folder)
+
+    @property
+    def _settings_file(self) -> Path:
+        return self.folder / "settings.json"
+
+    def check_input(self, source: Source) -> None:
+        """Refuse a changed input, unless only rows changed that are not finished: a bad image may have been mended."""
+        if not self.files or read_settings(self.folder).get("input") == self._settings["input"]:
+            return
+        rows = source.rows()
+        for table in self._tables():
+            for id, origin in zip(table["id"].to_pylist(), table["origin"].to_pylist(), strict=True):
+                row = next(rows, None)
+                if row is None or (row.id, digest_of(row)) != (id, origin):
+                    raise EclipseError(
+                        f"the image {id} of {source.spec} has changed since {self.folder} was made from it; put the "
+                        "old one back, choose another output, or delete that folder to start anew"
+                    )
+
+    def add(self, items: list[Item]) -> None:
+        """Store items, encoded, as the next shard."""
+        refused = [item.picture if isinstance(item.picture, str) else None for item in items]
+        png = [None if isinstance(item.picture, str) else encode_png(item.picture) for item in items]
+        columns = [[x.id for x in items], [x.name for x in items], [x.origin for x in items], png, refused]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, _SCHEMA) as writer:
+            writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+        if not self.files:
+            write_json(self._settings_file, self._settings)
+        path = self.folder / f"shard-{len(self.files):06d}.arrow"
+        write_whole(path, sink.getvalue())
+        self.files.append(path)
+
+    def pictures(self) -> Iterator[tuple[str, bytes]]:
+        """The id and the PNG bytes of every row that was not skipped, in order."""
+        for table in self._tables():
+            for row in table.to_pylist():
+                if row["refused"] is None:
+                    yield row["id"], row["png"]
+
+    def skipped(self) -> dict[str, tuple[str, str]]:
+        """From the id of every skipped row to its name and the reason."""
+        found = {}
+        for table in self._tables():
+            for row in table.filter(pc.is_valid(table["refused"])).to_pylist():
+                found[row["id"]] = row["name"], row["refused"]
+        return found
+
+    def _tables(self) -> Iterator[pa.Table]:
+        for path in self.files:
+            with pa.memory_map(str(path)) as file:
+                yield pa.ipc.open_file(file).read_all()
+
+
+class Writer:
+    """Encodes and stores items in a thread of its own, so that the network does not wait."""
+
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
+        self._queue: queue.Queue[list[Item] | None] = queue.Queue(maxsize=4)
+        self._waiting: list[Item] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def put(self, items: list[Item]) -> None:
+        """Hand items over; raises what went wrong with earlier ones."""
+        self._raise()
+        self._queue.put(items)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if kind is None:
+            self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        # After an error the queue is emptied all the same: a full one would hold up the main thread for ever.
+        items: list[Item] | None = []
+        while items is not None:
+            items = self._queue.get()
+            if self._error is None:
+                try:
+                    self._take(items)
+                except BaseException as error:  # handed to the main thread by the next put
+                    self._error = error
+
+    def _take(self, items: list[Item] | None) -> None:
+        """Store what is waiting when it makes a shard, or when no more comes."""
+        self._waiting += items or []
+        full = len(self._waiting) >= SHARD_ROWS or sum(item.values for item in self._waiting) >= SHARD_BYTES
+        if self._waiting and (full or items is None):
+            self._shards.add(self._waiting)
+            self._waiting = []

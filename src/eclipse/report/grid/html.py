@@ -1,0 +1,238 @@
+"""A report as one HTML page that needs nothing beside itself: no script, no font, no picture."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+
+from eclipse.bench.results import CLEAN, NONE, Cell, Results
+from eclipse.report.grid import figures, wording
+from eclipse.report.grid.figures import Section
+from eclipse.report.grid.sheets import (
+    BORROWED,
+    Sheet,
+    accuracy_notes,
+    average_in_words,
+    best_in_words,
+    sheets,
+    state,
+    unfinished,
+)
+from eclipse.report.grid.wording import duration, percent, points, several, share
+
+SHADES = 9
+"""Colors of the heat map, from chance to the accuracy of the undefended victim on clean data."""
+WIDTH, HEIGHT = 520, 96
+"""Of the curve of accuracies, in the units of its own picture."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A seed in the details of a tile; ``problem`` is why it has no result."""
+
+    seed: int
+    accuracy: str = ""
+    times: str = ""
+    finished: str = ""
+    command: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One place of the heat map.
+
+    Attributes:
+        shade: its color, from 0 to ``SHADES - 1``; -1 where there is no result.
+        curves: accuracy after each epoch for each seed, as points of a polyline.
+        level: height of the undefended victim's accuracy on clean data in the same picture.
+    """
+
+    id: str
+    title: str
+    text: str
+    spread: str
+    paper: str
+    tooltip: str
+    shade: int
+    best: bool
+    partial: bool
+    facts: tuple[tuple[str, str], ...]
+    runs: tuple[Run, ...]
+    curves: tuple[str, ...]
+    level: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A defense in the heat map; ``bar`` is its mean recovery in %, cut to 0 to 100."""
+
+    defense: str
+    title: str
+    tiles: tuple[Tile | None, ...]
+    recovery: str
+    bar: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section of the page."""
+
+    arch: str
+    recipe: str
+    caption: str
+    commands: tuple[str, ...]
+    headlines: tuple[tuple[str, str], ...]
+    attacks: tuple[tuple[str, bool], ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    sheets: tuple[Sheet, ...]
+    conditions: tuple[tuple[str, str], ...]
+
+
+def render_html(results: Results, sections: Sequence[Section]) -> str:
+    """Write the page."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((files("eclipse.report.grid") / "page.html.jinja").read_text(encoding="utf-8"))
+    return template.render(
+        name=results.name,
+        progress=wording.progress(results),
+        warning=wording.WARNING if wording.overlaps(results) else "",
+        parts=[_part(section, f"s{number}") for number, section in enumerate(sections)],
+        unfinished=unfinished(results),
+        shades=SHADES,
+        width=WIDTH,
+        height=HEIGHT,
+    )
+
+
+def _part(section: Section, prefix: str) -> Part:
+    bite = figures.biting(section)
+    return Part(
+        arch=section.arch,
+        recipe=section.recipe,
+        caption=wording.caption(section),
+        commands=wording.commands(section.cells),
+        headlines=_headlines(section),
+        attacks=tuple((attack, attack == CLEAN or attack in bite) for attack in section.attacks),
+        rows=tuple(_row(section, defense, f"{prefix}d{number}") for number, defense in enumerate(_order(section))),
+        notes=accuracy_notes(section),
+        sheets=sheets(section)[1:],  # the first is the heat map
+        conditions=wording.conditions(section) if section.cells else (),
+    )
+
+
+def _order(section: Section) -> tuple[str, ...]:
+    """The undefended victim first, then the best defense first."""
+    return tuple(sorted(figures.ranked(section), key=lambda defense: defense != NONE))
+
+
+def _headlines(section: Section) -> tuple[tuple[str, str], ...]:
+    """The few figures that a reader looks for first."""
+    leaders = [name for name in figures.ranked(section) if name != NONE and figures.mean_recovery(section, name)]
+    fair = [name for name in leaders if figures.needs(section, name) != figures.LABELS]
+    found = {
+        "clean accuracy, no defense": f"{percent(section.mean(CLEAN, NONE))} %" if section.mean(CLEAN, NONE) else "",
+        "poisons that bite": f"{len(figures.biting(section))} of {len(section.poisons)}",
+        "best mean recovery": _leader(section, leaders),
+        f"best without {figures.LABELS}": _leader(section, fair) if fair[:1] != leaders[:1] else "",
+    }
+    return tuple((name, text) for name, text in found.items() if text)
+
+
+def _leader(section: Section, leaders: Sequence[str]) -> str:
+    if not leaders:
+        return ""
+    mean = figures.mean_recovery(section, leaders[0])
+    return f"{leaders[0]} {average_in_words(mean, len(figures.biting(section)))}"
+
+
+def _row(section: Section, defense: str, prefix: str) -> Row:
+    mean, about = figures.mean_recovery(section, defense), figures.cells_of(section, defense)
+    recovered = "" if defense == NONE else average_in_words(mean, len(figures.biting(section)))
+    return Row(
+        defense,
+        about[0].defense.title if about else "",
+        tuple(_tile(section, attack, defense, f"{prefix}a{n}") for n, attack in enumerate(section.attacks)),
+        recovered,
+        round(100 * min(max(mean.value, 0.0), 1.0)) if mean and recovered else 0,
+    )
+
+
+def _tile(section: Section, attack: str, defense: str, name: str) -> Tile | None:
+    entry, paper = section.entry(attack, defense), figures.paper_accuracy(section, attack, defense)
+    if not entry.cells and not entry.planned:
+        return None
+    mean, facts = entry.mean, _facts(section, attack, defense)
+    return Tile(
+        id=name,
+        title=f"{defense} on {attack}",
+        text=state(entry) if mean is None else percent(mean) + (BORROWED if entry.borrowed else ""),
+        spread="" if entry.spread is None else f"±{percent(entry.spread)}",
+        paper="" if paper is None else percent(paper),
+        tooltip=f"{defense} on {attack}: " + (", ".join(f"{key} {value}" for key, value in facts) or state(entry)),
+        shade=-1 if mean is None else _shade(section, mean),
+        best=defense in figures.top(section, attack),
+        partial=entry.partial,
+        facts=(*facts, *_settings(entry.cells)),
+        runs=(
+            *map(_run, entry.cells),
+            *(Run(plan.seed, command=why.command, problem=f"failed: {why.error}") for plan, why in entry.failed),
+            *(Run(plan.seed, problem="missing: not run yet") for plan in entry.missing),
+        ),
+        curves=tuple(_curve(cell.history) for cell in entry.cells if len(cell.history) > 1),
+        level=_height(section.mean(CLEAN, NONE)),
+    )
+
+
+def _facts(section: Section, attack: str, defense: str) -> tuple[tuple[str, str], ...]:
+    """The figures of a place of the table, by name."""
+    entry, paper = section.entry(attack, defense), figures.paper_accuracy(section, attack, defense)
+    spread = "" if entry.spread is None else f" ± {percent(entry.spread)}"
+    poison = attack != CLEAN and defense != NONE
+    found = {
+        "accuracy": "" if entry.mean is None else f"{percent(entry.mean)}{spread} %",
+        "recovery": share(figures.recovery(section, attack, defense)) if poison else "",
+        "points lost to the defense": points(figures.clean_drop(section, defense)) if attack == CLEAN else "",
+        "points lost to the poison": points(figures.lost(section, attack)) if defense == NONE else "",
+        "paper": "" if paper is None else f"{percent(paper)} %",
+        "best on this poison": best_in_words(section, attack, labels=True) if poison else "",
+        "borrowed": "the result on clean data: the defense ignores the suspicious images" if entry.borrowed else "",
+    }
+    return tuple((name, text) for name, text in found.items() if text and (entry.cells or name == "paper"))
+
+
+def _settings(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
+    """What the poison and the defense were made with."""
+    attack = several(_listed(cell.attack.scale, cell.attack.settings) for cell in cells)
+    defense = several(_listed(cell.defense.scale, cell.defense.settings) for cell in cells)
+    return tuple((name, text) for name, text in (("attack", attack), ("defense", defense)) if text)
+
+
+def _listed(scale: str, settings: Sequence[tuple[str, str]]) -> str:
+    return ", ".join((*((f"scale {scale}",) if scale else ()), *(f"{name} {value}" for name, value in settings)))
+
+
+def _run(cell: Cell) -> Run:
+    parts = asdict(cell.seconds)
+    times = ", ".join(f"{name} {duration(time)}" for name, time in parts.items() if time)
+    return Run(cell.plan.seed, f"{percent(cell.accuracy)} %", times, cell.finished, cell.command)
+
+
+def _shade(section: Section, accuracy: float) -> int:
+    """The color of an accuracy, on the way from chance to clean."""
+    low = 1 / max(section.cells[0].data.classes, 1)
+    high = max(section.mean(CLEAN, NONE) or 1.0, low + 0.01)
+    return min(max(int((accuracy - low) / (high - low) * SHADES), 0), SHADES - 1)
+
+
+def _curve(history: Sequence[float]) -> str:
+    """The points of a polyline, the last one at the right edge."""
+    step = WIDTH / (len(history) - 1)
+    return " ".join(f"{epoch * step:.1f},{_height(accuracy)}" for epoch, accuracy in enumerate(history))
+
+
+def _height(accuracy: float | None) -> str:
+    """Where an accuracy lies in the picture of curves, from its top; empty for None."""
+    return "" if accuracy is None else f"{HEIGHT * (1 - accuracy):.1f}"

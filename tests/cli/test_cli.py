@@ -1,0 +1,697 @@
+"""The command line: a mistake is one sentence with exit code 2 and leaves nothing; options do what they say."""
+
+import errno
+import io
+import json
+import os
+import pickle
+import re
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from kit.commands import Command, files, refusal, write_images
+from kit.hostile import malicious
+from kit.layouts import tree_bytes
+from kit.tiny import tiny_denoiser
+from rich.console import Console
+
+from eclipse.cli import show
+from eclipse.data.imageset import ImageSet
+from eclipse.data.source import load_imageset, open_source
+from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser, save_denoiser
+from eclipse.diffusion.presets import FAST
+from eclipse.diffusion.training import TrainStep
+from eclipse.jobs import doctor
+from eclipse.jobs import purify as purify_job
+from eclipse.purification import shards, stream
+from eclipse.purification.algorithm import purify
+from eclipse.purification.compensation import once
+from eclipse.purification.stream import Progress
+from eclipse.runs import manifest as manifests
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "ema_0.9999_000100.pt"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, denoiser_folder: Path) -> Path:
+    """A user's folder, in which commands are given: images, trusted images, and a denoiser."""
+    write_images(tmp_path / "images", 20)
+    write_images(tmp_path / "trusted", 50, seed=1)
+    shutil.copytree(denoiser_folder, tmp_path / "denoiser")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# Bad input: each is made in the user's folder and refused in the words given
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def bomb() -> bytes:
+    """A PNG of 3 KB that says that it is 100,000 pixels wide and high."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(3_000_000))) + chunk(b"IEND", b"")
+
+
+def truncated() -> bytes:
+    return Path("images/class0/000.png").read_bytes()[:70]
+
+
+def first_image(content: Callable[[], bytes], folder: str = "images") -> Callable[[], object]:
+    return lambda: Path(folder, "class0", "000.png").write_bytes(content())
+
+
+def text() -> bytes:
+    return b"I am text"
+
+
+def empty() -> None:
+    Path("empty").mkdir()
+    Path("empty", "notes.txt").write_text("no image")
+
+
+def few() -> None:
+    write_images(Path("few"), 49)
+
+
+def many() -> None:
+    write_images(Path("many"), 200)
+
+
+def flat() -> None:
+    Path("flat").mkdir()
+    for path in Path("images").rglob("*.png"):
+        shutil.copy(path, "flat")
+
+
+def table_without_images() -> None:
+    pq.write_table(pa.table({"name": ["a"], "label": [1]}), "data.parquet")
+
+
+def unknown_pickle() -> None:
+    Path("data.pkl").write_bytes(pickle.dumps({"weights": [1, 2, 3]}))
+
+
+def tar_that_leads_out() -> None:
+    with tarfile.open("data.tar", "w") as tar:
+        member = tarfile.TarInfo("../escaped.png")
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"data"))
+
+
+def denoiser_without_weights() -> None:
+    Path("denoiser", "model.safetensors").unlink()
+
+
+def denoiser_with_other_weights() -> None:
+    torch.manual_seed(1)
+    save_denoiser(tiny_denoiser(), Path("other"))
+    shutil.copy("other/model.safetensors", "denoiser/model.safetensors")
+
+
+def denoiser_with_a_strange_config() -> None:
+    Path("denoiser", "config.json").write_text('{"architecture": "resnet"}')
+
+
+def denoiser_of_one_size() -> None:
+    save_denoiser(tiny_denoiser(image_size=16), Path("denoiser"))
+
+
+def other_checkpoint() -> None:
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "resnet.pt")
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch ran",)
+
+
+def checkpoint_with_code() -> None:
+    Path("code.pt").write_bytes(pickle.dumps(Bomb()))
+
+
+def a_file() -> None:
+    Path("file").write_text("I am text")
+
+
+PREPARE: dict[str, Callable[[], object]] = {
+    "empty": empty,
+    "few": few,
+    "flat": flat,
+    "many": many,
+    "first is text": first_image(text),
+    "first trusted is text": first_image(text, "trusted"),
+    "first is cut off": first_image(truncated),
+    "first is a bomb": first_image(bomb),
+    "table": table_without_images,
+    "pickle": unknown_pickle,
+    "tar": tar_that_leads_out,
+    "no weights": denoiser_without_weights,
+    "other weights": denoiser_with_other_weights,
+    "strange config": denoiser_with_a_strange_config,
+    "one size": denoiser_of_one_size,
+    "resnet": other_checkpoint,
+    "code": checkpoint_with_code,
+    "file": a_file,
+    "golden": lambda: shutil.copy(GOLDEN, "golden.pt"),
+}
+
+# What is made wrong in the folder of the user (if anything), the command, and the words of the answer.
+CASES = r"""
+$ eclipse purify imags --denoiser denoiser --out out
+no such path: 'imags'; expected a folder of images
+$ eclipse purify images --trusted trsted --out out
+no such path: 'trsted'; expected a folder of images
+$ eclipse purify 'shards-{000..004}.tar' --denoiser denoiser --out out
+no such path: 'shards-000.tar'
+$ eclipse purify images --denoiser nowhere --out out
+cannot read nowhere/config\.json: No such file or directory; give a folder made by
+$ eclipse denoiser import nowhere.pt --out out
+cannot read nowhere\.pt: No such file or directory; give the path
+$ eclipse denoiser info nowhere
+cannot read nowhere/config\.json: No such file or directory; give a folder made by
+$ eclipse demo --data nowhere --out out
+no such path: 'nowhere'; expected a folder of images
+
+$ [empty] eclipse purify empty --denoiser denoiser --out out
+empty has no images; expected at least one
+$ [empty] eclipse purify images --trusted empty --out out
+empty has no images; expected at least one
+$ eclipse purify 'images[5:5]' --denoiser denoiser --out out
+'images\[5:5\]' is empty; expected rows .* 20
+$ eclipse purify 'images[:21]' --denoiser denoiser --out out
+'images\[:21\]' is out of range; expected rows .* 20
+
+$ eclipse purify images --out out
+give either --trusted .* or --denoiser .*; neither was given
+$ eclipse purify images --trusted trusted --denoiser denoiser --out out
+give either --trusted .* or --denoiser .*; both were given
+$ [few] eclipse purify images --trusted few --out out
+few has 49 images; a denoiser needs at least 50 .*: give more images
+$ [few] eclipse denoiser train few --out out
+49 trusted images; a denoiser needs at least 50, .*: give more images
+$ [few] eclipse denoiser train few --out out --dry-run
+49 trusted images; a denoiser needs at least 50, .*: give more images
+
+$ [first is text] eclipse purify images --denoiser denoiser --out out
+images/class0/000\.png is not an image that can be read; expected one of PNG, .*; --skip-bad leaves such images out
+$ [first trusted is text] eclipse purify images --trusted trusted --out out
+trusted/class0/000\.png is not an image that can be read; expected one of PNG
+$ [first trusted is text] eclipse denoiser train trusted --out out
+trusted/class0/000\.png is not an image that can be read; expected one of PNG
+$ [first is cut off] eclipse purify images --denoiser denoiser --out out
+images/class0/000\.png is a damaged or truncated image .*; expected a complete one
+$ [first is a bomb] eclipse purify images --denoiser denoiser --out out
+images/class0/000\.png is .*, as decompression bombs are; expected at most 67,108,864 pixels
+
+$ [table] eclipse purify data.parquet --denoiser denoiser --out out
+data\.parquet has no image column; expected one .* among its columns: name \(string\), label \(int64\)
+$ [table] eclipse purify data.parquet --denoiser denoiser --out out --image-column nme
+unknown column of data\.parquet 'nme'; did you mean 'name'\?
+$ eclipse purify images --denoiser denoiser --out out --image-column img
+images is no table, so it has no column 'img'; leave the option out
+$ [flat] eclipse demo --data flat --out out
+the demo needs labels, and this data set has none; expected one class per image
+
+$ [one size] eclipse purify images --denoiser denoiser --out out
+images/class0/000\.png: images of 8x8; this denoiser takes 16x16 only: resize the images, or train
+$ eclipse purify images --trusted trusted --out out --preset paper
+trusted image 0 is 8x8; this denoiser takes 32x32 only: resize the images, or use --preset fast
+$ eclipse denoiser train trusted --out out --preset paper
+trusted image 0 is 8x8; this denoiser takes 32x32 only: resize the images, or use --preset fast
+$ [many] eclipse demo --data many --out out
+images of 8x8; the demo's network takes 16x16 and up
+$ eclipse demo --data images --out out
+20 images; the demo needs at least 200
+
+$ [pickle] eclipse purify data.pkl --denoiser denoiser --out out
+data\.pkl is not a pickle that can be read safely
+$ [tar] eclipse purify data.tar --denoiser denoiser --out out
+data\.tar has the member '\.\./escaped\.png', which leads out of it; expected a path inside
+
+$ [no weights] eclipse purify images --denoiser denoiser --out out
+cannot read denoiser/model\.safetensors: No such file or directory; give a folder made by
+$ [other weights] eclipse purify images --denoiser denoiser --out out
+denoiser/model\.safetensors is damaged or belongs to another config\.json .*; give a folder made by
+$ [strange config] eclipse purify images --denoiser denoiser --out out
+denoiser/config\.json is not the config of a denoiser .*; give a folder made by
+$ eclipse purify images --denoiser trusted --out out
+cannot read trusted/config\.json: No such file or directory; give a folder made by
+$ [resnet] eclipse denoiser import resnet.pt --out out
+resnet\.pt is not an improved-diffusion checkpoint that can be imported: .*; expected the state dict of a U-Net
+$ [code] eclipse denoiser import code.pt --out out
+code\.pt is not .* it holds code, or is no PyTorch file; expected the state dict of a U-Net
+$ [golden] eclipse denoiser import golden.pt --out images
+images holds more than a denoiser; expected a new path or an older denoiser: choose another
+$ eclipse denoiser train trusted --out images
+images/config\.json: No such file or directory
+
+$ eclipse purify images --denoiser denoiser --out out --sigma 300
+sigma 300/255 is out of range; expected .* in 8-bit levels
+$ eclipse purify images --denoiser denoiser --out out --sigma 0.02
+sigma 0\.02/255 is out of range; expected .* in 8-bit levels
+$ eclipse purify images --denoiser denoiser --out out --sigma 60
+noise level .*/255; this denoiser was trained on levels up to .*: choose a lower level
+$ eclipse purify images --trusted trusted --out out --sigma nan
+sigma nan/255 is out of range; expected .* in 8-bit levels
+$ eclipse purify images --trusted trusted --out out --steps 5000
+5000 steps from noise level .*; expected at most \d+, .*: lower --steps
+$ eclipse purify images --trusted trusted --out out --steps 0 --sampler ddim
+0 steps; expected at least 1
+$ eclipse purify images --denoiser denoiser --out out --steps 2 --sampler one-step
+2 steps of the sampler 'one-step'; expected 1, or another --sampler
+$ eclipse purify images --trusted trusted --out out --iterations 0
+--iterations 0; expected more than 0
+$ eclipse purify images --trusted trusted --out out --minutes -1
+--minutes -1; expected more than 0
+$ eclipse purify images --trusted trusted --out out --iterations 5 --minutes 1
+--iterations 5 and --minutes 1; expected one of them, not both
+$ eclipse purify images --denoiser denoiser --out out --iterations 5
+--iterations 5 is for training, and --denoiser is trained; leave it out
+$ eclipse purify images --denoiser denoiser --out out --preset paper
+--preset paper, but denoiser is of preset fast; leave --preset out
+$ eclipse purify images --denoiser denoiser --out out --batch 0
+--batch 0; expected at least 1
+$ eclipse purify images --denoiser denoiser --out out --p 40
+grayscale probability 40; expected 0 to 1
+$ eclipse purify images --denoiser denoiser --out out --noise 12.8
+noise sigma 12\.8 looks like 8-bit levels; expected a value on the \[0, 1\] scale
+$ eclipse purify images --denoiser denoiser --out out --compensate twice
+--compensate 'twice'; expected online or once
+$ eclipse purify images --denoiser denoiser --out out --sampler ancestrl
+unknown sampler 'ancestrl'; did you mean 'ancestral'\?
+$ eclipse purify images --trusted trusted --out out --preset fats
+unknown preset 'fats'; did you mean 'fast'\?
+$ eclipse purify images --denoiser denoiser --out out --preset fats
+unknown preset 'fats'; did you mean 'fast'\?
+$ eclipse denoiser train trusted --out out --preset papr
+unknown preset 'papr'; did you mean 'paper'\?
+$ eclipse purify images --denoiser denoiser --out out --format parqet
+unknown format 'parqet'; did you mean 'parquet'\?
+$ eclipse demo --attack lspp --out out
+unknown attack 'lspp'; did you mean 'lsp'\?
+$ eclipse purify images --denoiser denoiser --out out --device gpu
+device 'gpu' is not one that torch knows; expected auto, cpu or cuda
+$ eclipse purify images --denoiser denoiser --out out --device cuda
+device 'cuda' is not here, torch sees 0 GPU\(s\); use --device cpu
+$ eclipse denoiser train trusted --out out --device cuda
+device 'cuda' is not here, torch sees 0 GPU\(s\); use --device cpu
+
+$ eclipse purify images --denoiser denoiser --out images
+the output images is equal to the input .*; expected a path apart from it
+$ eclipse purify images --denoiser denoiser --out images/clean
+the output images/clean is inside the input .*; expected a path apart from it
+$ eclipse purify images/class0 --denoiser denoiser --out images
+the output images is a folder around the input .*; expected a path apart from it
+$ eclipse purify images --denoiser denoiser --out .
+the output '\.' has no name of its own; expected a path that ends in one
+$ eclipse purify images --denoiser denoiser --out images/..
+the output 'images/\.\.' has no name of its own; expected a path that ends in one
+$ eclipse purify images --trusted trusted --out trusted/out
+the output trusted/out is inside the trusted images trusted; expected a path apart from them
+$ eclipse purify images --denoiser denoiser --out trusted
+trusted exists already; expected a new path: choose another one or remove it
+$ [file] eclipse purify images --denoiser denoiser --out file/out
+file/out cannot be made, since .*/file is not a folder that can be written; choose another path
+$ eclipse purify images --denoiser denoiser --out out.npz
+out\.npz is named like npz, but would be written as folder; expected a fitting name: add --format npz
+$ [many] eclipse demo --data many --out images
+images is not empty; give the demo a new folder with --out, or delete it
+"""
+
+
+def cases() -> list[tuple[str, str]]:
+    lines = [line for line in CASES.splitlines() if line]
+    return [(command.removeprefix("$ "), words) for command, words in zip(lines[::2], lines[1::2], strict=True)]
+
+
+@pytest.mark.parametrize(("line", "words"), cases(), ids=[line for line, _ in cases()])
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch, line: str, words: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    prepared = re.match(r"\[(.*?)\] ", line)
+    if prepared:
+        PREPARE[prepared[1]]()
+    before = tree_bytes(place), files(place)
+    sentence = refusal(command(*shlex.split(line[prepared.end() :] if prepared else line)[1:]))
+    assert re.search(words, sentence), sentence
+    assert (tree_bytes(place), files(place)) == before
+
+
+def test_a_malicious_pickle_does_not_run(place: Path, command: Command) -> None:
+    for content in malicious(place / "ran", 4):
+        Path("data.pkl").write_bytes(content)
+        assert "not a pickle that can be read safely" in refusal(command(*USE, "data.pkl"))
+        assert "no PyTorch file" in refusal(command("denoiser", "import", "data.pkl", "--out", "out"))
+        assert not Path("ran").exists() and not Path("out").exists()
+    pickle.loads(content)  # the proof that it would have run
+    assert Path("ran").exists()
+
+
+# Errors on the way
+
+USE = ["purify", "--denoiser", "denoiser", "--out", "out"]
+
+
+def manifest(out: str = "out") -> dict[str, Any]:
+    return dict(json.loads(Path(f"{out}.run.json").read_text()))
+
+
+def test_one_bad_image_among_many_stops_the_run_and_may_be_left_out(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_ROWS", 4)
+    Path("images", "class1", "007.png").write_bytes(b"I am text")
+    said = command(*USE, "images", "--batch", 2)
+    assert refusal(said).endswith("; --skip-bad leaves such images out")
+    assert manifest()["status"] == "failed" and manifest()["reason"] == refusal(said)
+    assert not Path("out").exists()
+    assert command(*USE, "images", "--skip-bad").code == 0
+    done = manifest()
+    assert done["status"] == "complete" and done["counts"] == {"input": 20, "purified": 19, "skipped": 1}
+    assert list(done["skipped"]) == ["images/class1/007.png"]
+    assert "is not an image" in done["skipped"]["images/class1/007.png"]
+    assert len(list(Path("out").rglob("*.png"))) == 19 and not Path("out", "class1", "007.png").exists()
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("moment", ["first", "shards", "output"])
+def test_an_error_of_the_disk_is_one_sentence_and_leaves_no_half_output(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch, code: int, moment: str
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code), "out")
+
+    owner, name = {
+        "first": (manifests, "write_json"),
+        "shards": (shards, "write_whole"),
+        "output": (import_module("eclipse.data.output"), "_publish"),
+    }[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        said = command(*USE, "images")
+    sentence = refusal(said)
+    assert "out" in sentence and re.search("choose|run the same command again", sentence), sentence
+    assert not Path("out").exists() and not Path(".out.assembling").exists()
+    assert command(*USE, "images").code == 0
+    assert manifest()["status"] == "complete" and len(list(Path("out").rglob("*.png"))) == 20
+
+
+def test_a_read_only_target_is_refused_first(place: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files(place)
+    access = os.access  # as on a read-only disk, and so that it holds for root, too
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+    sentence = refusal(command(*USE, "images"))
+    assert re.search("out cannot be made, since .* is not a folder that can be written; choose", sentence), sentence
+    assert files(place) == before
+
+
+def test_a_source_that_vanishes_is_one_sentence_and_may_come_back(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoise = stream.denoise
+
+    def vanishing(*args: Any) -> torch.Tensor:
+        if Path("images").exists():
+            Path("images").rename("away")
+        return denoise(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stream, "denoise", vanishing)
+        said = command(*USE, "images", "--batch", 1)
+    assert re.search(r"images/.*: it has vanished: put it back and run the same command again", refusal(said))
+    assert manifest()["status"] == "failed" and not Path("out").exists()
+    Path("away").rename("images")
+    assert command(*USE, "images", "--batch", 1).code == 0
+
+
+def test_a_sentence_is_one_line_whatever_the_names_of_files(place: Path, command: Command) -> None:
+    assert "line break" in refusal(command("denoiser", "info", "line\nbreak"))
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["purify", "images", "--stpes", "3"], "--steps"),
+        (["purify", "images", "--trustd", "x"], "--trusted"),
+        (["purfy"], "purify"),
+        (["denoiser", "trian"], "train"),
+        (["purify"], "IMAGES"),
+        (["purify", "images"], "--out"),
+        (["purify", "images", "--out", "out", "--steps", "many"], "--steps"),
+        (["demo", "--seed", "-1"], "--seed"),
+        (["denoiser", "import", "x.pt", "--out", "out", "--heads", "0"], "--heads"),
+    ],
+)
+def test_a_wrong_option_is_answered_by_the_right_one(command: Command, arguments: list[str], words: str) -> None:
+    said = command(*arguments)
+    assert said.code == 2 and words in said.err and "Traceback" not in said.err
+
+
+def test_help_is_there_for_every_command_and_loads_nothing_heavy() -> None:
+    commands = ["", "purify", "poison", "verify", "attacks", "denoiser", "denoiser train", "denoiser import"]
+    commands += ["denoiser info", "demo", "doctor"]
+    code = """
+import sys
+from eclipse.cli import main
+for line in sys.argv[1].split(","):
+    sys.argv = ["eclipse", *line.split(), "--help"]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, line
+print("heavy:", *{"torch", "numpy", "PIL", "pyarrow", "diffusers", "datasets", "sklearn"} & set(sys.modules))
+"""
+    run = subprocess.run([sys.executable, "-c", code, ",".join(commands)], capture_output=True, text=True, check=True)
+    assert run.stdout.rpartition("heavy:")[2].strip() == ""
+    for line in commands:
+        assert f"Usage: eclipse {line}".strip() in run.stdout
+    for option in ("--trusted", "--skip-bad", "--compensate", "--dry-run", "--minutes", "--heads", "--attack"):
+        assert option in run.stdout
+
+
+def test_no_arguments_show_the_help(command: Command) -> None:
+    said = command()
+    assert "Start with: eclipse purify IMAGES --trusted CLEAN --out PURIFIED" in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["purify", "images", "--trusted", "trusted", "--out", "new/out"],
+        [*USE, "images"],
+        ["denoiser", "train", "trusted", "--out", "out"],
+        ["denoiser", "import", str(GOLDEN), "--out", "out"],
+    ],
+)
+def test_a_dry_run_tells_the_settings_and_writes_nothing(place: Path, command: Command, arguments: list[str]) -> None:
+    before = tree_bytes(place), files(place)
+    said = command(*arguments, "--dry-run")
+    assert said.code == 0 and said.err == ""
+    assert "preset" in said.out and "done" not in said.out
+    assert (tree_bytes(place), files(place)) == before
+
+
+def test_the_settings_are_told_before_the_work_starts(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: object, **options: object) -> None:
+        raise OSError(errno.EIO, "stopped")
+
+    monkeypatch.setattr(purify_job, "purify_source", stop)
+    said = command(*USE, "images", "--sigma", 6.4, "--seed", 5)
+    assert "sigma 6.4" in said.out and re.search(r"seed +5\n", said.out)
+
+
+@pytest.mark.parametrize("format", ["folder", "parquet", "npz", "webdataset"])
+def test_every_format_holds_the_same_images(place: Path, command: Command, format: str) -> None:
+    name = {"parquet": "out.parquet", "npz": "out.npz"}.get(format, "out")
+    said = command("purify", "images", "--denoiser", "denoiser", "--out", name, "--format", format)
+    assert said.code == 0, said
+    assert f"20 images in {name}" in said.out and f"{name}.run.json" in said.out
+    before, after = (load_imageset(open_source(spec), "a test") for spec in ("images", name))
+    assert open_source(name).layout == format
+    expected = purify(before.images, load_denoiser(Path("denoiser")), ids=before.ids)
+    np.testing.assert_array_equal(after.images, expected)
+    assert after.labels is not None and before.labels is not None and (after.labels == before.labels).all()
+    assert manifest(name)["settings"]["output"]["format"] == format
+
+
+def test_compensation_may_be_written_into_the_images(place: Path, command: Command) -> None:
+    said = command(*USE, "images", "--compensate", "once", "--p", 0.5, "--noise", 0.1, "--q", 0.8, "--seed", 2)
+    assert said.code == 0 and "written into the images" in said.out
+    before, after = (load_imageset(open_source(spec), "a test") for spec in ("images", "out"))
+    plain = purify(before.images, load_denoiser(Path("denoiser")), ids=before.ids, seed=2)
+    expected = once(ImageSet(plain, before.ids), p=0.5, sigma=0.1, q=0.8, seed=2)
+    np.testing.assert_array_equal(after.images, expected.images)
+
+
+def test_else_the_advice_is_to_compensate_in_training(place: Path, command: Command) -> None:
+    assert f"train with eclipse.Compensate(p={FAST.p}, sigma={FAST.noise}, q={FAST.q})" in command(*USE, "images").out
+
+
+def test_sliced_tables_keep_their_columns(place: Path, command: Command) -> None:
+    images = [path.read_bytes() for path in sorted(Path("images").rglob("*.png"))]
+    captions = [f"no {i}" for i in range(20)]
+    pq.write_table(pa.table({"photo": images, "kind": [0, 1] * 10, "caption": captions}), "data.parquet")
+    columns = ["--image-column", "photo", "--label-column", "kind"]
+    said = command("purify", "data.parquet[5:15]", "--denoiser", "denoiser", "--out", "out.parquet", *columns)
+    assert said.code == 0, said
+    table = pq.read_table("out.parquet")
+    assert table.column_names == ["photo", "kind", "caption"]
+    assert table["caption"].to_pylist() == captions[5:15]
+    assert set(table["photo"].to_pylist()).isdisjoint(images)
+
+
+@pytest.mark.usefixtures("tiny_fast")
+@pytest.mark.parametrize(("images", "noted"), [(999, True), (1000, False)])
+def test_more_than_five_percent_of_trusted_images_are_noted(
+    place: Path, command: Command, images: int, noted: bool
+) -> None:
+    np.savez("many.npz", images=np.zeros((images, 8, 8, 3), np.uint8))
+    said = command("purify", "many.npz", "--trusted", "trusted", "--out", "out.npz", "--dry-run")
+    assert said.code == 0
+    assert (f"note: 50 trusted images are 5% of the {images} to purify; 5% are enough" in said.out) == noted
+
+
+# run.json
+
+
+@pytest.mark.usefixtures("tiny_fast")
+def test_the_manifest_tells_what_was_done(place: Path, command: Command) -> None:
+    said = command("purify", "images", "--trusted", "trusted[:50]", "--out", "out", "--seed", 3, "--device", "cpu")
+    assert said.code == 0, said
+    done = manifest()
+    assert done["status"] == "complete" and done["command"].startswith("eclipse purify images --trusted")
+    settings = done["settings"]
+    assert settings["input"] == {"spec": "images", "layout": "folder", "images": 20}
+    assert settings["trusted"] == {"spec": "trusted[:50]", "images": 50}
+    assert settings["purification"] == {"sigma": FAST.sigma * 255, "steps": FAST.steps, "sampler": FAST.sampler}
+    assert settings["compensation"] == {"mode": "online", "p": FAST.p, "sigma": FAST.noise, "q": FAST.q}
+    assert settings["training"]["iterations"] == 3 and settings["seed"] == 3 and settings["preset"] == "fast"
+    assert settings["device"]["type"] == "cpu" and settings["precision"]
+    assert done["versions"]["torch"] and done["started"] <= done["finished"]
+    assert set(done["seconds"]) == {"denoiser", "purification"} and min(done["seconds"].values()) >= 0
+    assert done["counts"] == {"input": 20, "purified": 20, "skipped": 0} and done["skipped"] == {}
+    assert done["denoiser"]["trained"]["trusted images"] == 50
+    for name in ("input fingerprint", "trusted fingerprint", "output fingerprint"):
+        assert re.fullmatch("[0-9a-f]{64}", done[name])
+    assert done["denoiser"]["fingerprint"] == fingerprint_denoiser(load_denoiser(Path("out.denoiser")))
+    assert sorted(path.name for path in place.iterdir()) == sorted(
+        ["images", "trusted", "denoiser", "out", "out.denoiser", "out.run.json"]
+    )
+
+
+# The other commands
+
+
+@pytest.mark.usefixtures("tiny_fast")
+def test_a_denoiser_is_trained_described_and_used(place: Path, command: Command) -> None:
+    train = ["denoiser", "train", "trusted", "--out", "mine", "--iterations", 2, "--seed", 4]
+    said = command(*train)
+    assert said.code == 0 and "training the denoiser: 100%" in said.err
+    facts = command("denoiser", "info", "mine").out
+    assert said.out.endswith(facts)
+    for words in (r"preset +fast", r"trusted images +50", r"iterations done +2", r"seed +4", r"image size +any"):
+        assert re.search(words, facts), words
+    weights = Path("mine", "model.safetensors").read_bytes()
+    assert command(*train).code == 0 and Path("mine", "model.safetensors").read_bytes() == weights
+    assert "was made with seed = 4" in refusal(command(*train[:-1], 5))
+    assert command("purify", "images", "--denoiser", "mine", "--out", "out").code == 0
+
+
+def test_a_checkpoint_is_imported_described_and_used(place: Path, command: Command) -> None:
+    said = command("denoiser", "import", GOLDEN, "--out", "imported", "--image-size", 8)
+    assert said.code == 0, said
+    facts = command("denoiser", "info", "imported").out
+    assert said.out == facts
+    for words in (r"preset +imported", r"image size +8x8", r"learned variance +True", r"ema_0\.9999_000100\.pt"):
+        assert re.search(words, facts), words
+    options = ["--steps", 2, "--sampler", "ddim"]
+    assert command("purify", "images[:2]", "--denoiser", "imported", "--out", "out", *options).code == 0
+    assert manifest()["settings"]["purification"]["sigma"] == pytest.approx(6.4, abs=0.05)
+
+
+def test_doctor_finds_no_problem_here(command: Command) -> None:
+    said = command("doctor")
+    assert (said.code, said.err) == (0, "")
+    assert "no problems found" in said.out
+    facts = [r"torch +\d", r"precision +\w+", r"matrix product +\d+ GFLOP/s", r"preset fast +\d+ images", r"memory +\d"]
+    for words in facts:
+        assert re.search(words, said.out), said.out
+
+
+def test_doctor_names_problems_with_their_remedies(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_memory_gib", lambda: 1.0)
+    monkeypatch.setattr(doctor, "purification_speed", lambda device: 100.0)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda module: None if module == "sklearn" else object())
+    said = command("doctor")
+    assert said.code == 1 and "no problems found" not in said.out
+    problems = re.findall(r"^problem: (.*)$", said.out, re.MULTILINE)
+    assert len(problems) == 3
+    assert problems[0].endswith("use a larger machine") and problems[1].endswith("free some")
+    assert problems[2] == "the package 'scikit-learn' is missing: pip install scikit-learn"
+
+
+# Progress
+
+
+@pytest.mark.usefixtures("tiny_fast")
+def test_progress_is_plain_lines_when_nobody_watches(place: Path, command: Command) -> None:
+    said = command("purify", "images", "--trusted", "trusted", "--out", "out")
+    lines = said.err.splitlines()
+    assert re.fullmatch(r"training the denoiser: 100%, loss \d+\.\d+, \d+ images/s, 0 s left", lines[-2]), said.err
+    assert re.fullmatch(r"purifying: 100%, 20 of 20, \d+ images/s, network busy \d+%, 0 s left", lines[-1]), said.err
+    assert "\x1b" not in said.err + said.out
+
+
+def test_plain_lines_come_every_ten_seconds_and_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(np.arange(1000.0, 2000.0))
+    monkeypatch.setattr(show.time, "monotonic", lambda: float(next(clock)))
+    with show.Show() as shown:
+        for done in range(1, 41):
+            shown.purifying(Progress(done, 40, 1.0, 0.9))
+    lines = capsys.readouterr().err.splitlines()
+    assert [re.findall(r"(\d+) of 40, .*, (\d+) s left", line) for line in lines] == [
+        [("1", "39")],
+        [("11", "29")],
+        [("21", "19")],
+        [("31", "9")],
+        [("40", "0")],
+    ]
+
+
+def test_progress_is_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(show, "Console", lambda **options: Console(file=screen, force_terminal=True, width=120))
+    with show.Show() as shown:
+        shown.training(TrainStep(5, 0.5, 0.123, 800.0, 1.0, 1.0))
+        shown.purifying(Progress(30, 40, 250.0, 0.93))
+    drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert re.search(r"training the denoiser [━╺╸]+ +50% loss 0\.123, 800 images/s", drawn), drawn
+    assert re.search(r"purifying +[━╺╸]+ +75% 30 of 40, 250 images/s, network busy 93%", drawn), drawn
+    assert "\x1b[" in screen.getvalue() and capsys.readouterr().err == ""

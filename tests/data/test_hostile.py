@@ -1,0 +1,588 @@
+"""Bad input: each gives one sentence, runs nothing, leads out of no root, and leaves no half output."""
+
+import errno
+import io
+import json
+import os
+import pickle
+import shutil
+import tarfile
+import tracemalloc
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from kit.hostile import Bomb, malicious
+from PIL import Image
+
+from eclipse.data import output as assembling
+from eclipse.data.layouts import pickles
+from eclipse.data.output import assemble, check_output
+from eclipse.data.picture import encode_png, from_array
+from eclipse.data.source import load_imageset, load_pictures, open_source
+from eclipse.data.store import Source
+from eclipse.errors import EclipseError
+
+
+def png(side: int = 4, value: int = 0) -> bytes:
+    return encode_png(from_array(np.full((3, side, side), value, np.uint8), "x"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "in"
+    (root / "cat").mkdir(parents=True)
+    for i in range(3):
+        (root / "cat" / f"{i}.png").write_bytes(png(4, i))
+    return root
+
+
+def same(source: Source) -> Iterator[tuple[str, bytes]]:
+    return ((row.id, encode_png(row.picture())) for row in source.rows())
+
+
+def assert_one_sentence(error: BaseException) -> None:
+    text = str(error)
+    assert text and "\n" not in text and len(text) < 900 and not text.endswith(".")
+
+
+# ---- what cannot be opened
+
+
+def test_no_such_path(tmp_path: Path) -> None:
+    for spec in (tmp_path / "nothing", f"{tmp_path}/nothing[:10]", f"{tmp_path}/s-{{000..004}}.tar", ""):
+        with pytest.raises(EclipseError, match="no such path") as caught:
+            open_source(spec)
+        assert_one_sentence(caught.value)
+
+
+def test_an_empty_set_is_refused_in_every_layout(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_text("no image")
+    column = pa.array([], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    pq.write_table(pa.table({"image": column}), tmp_path / "t.parquet")
+    np.savez(tmp_path / "a.npz", images=np.zeros((0, 4, 4, 3), np.uint8))
+    tarfile.open(tmp_path / "s.tar", "w").close()
+    (tmp_path / "list.pkl").write_bytes(pickle.dumps([]))
+    (tmp_path / "batch.pkl").write_bytes(pickle.dumps({"data": np.zeros((0, 3072), np.uint8), "labels": []}))
+    for name in ("folder", "t.parquet", "a.npz", "s.tar", "list.pkl", "batch.pkl"):
+        with pytest.raises(EclipseError, match="has no images; expected at least one"):
+            open_source(tmp_path / name)
+
+
+def test_a_parquet_file_without_image_column_lists_its_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"name": ["a"], "label": [1]}), tmp_path / "t.parquet")
+    with pytest.raises(EclipseError, match=r"no image column; .*name \(string\), label \(int64\)"):
+        open_source(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.npz", "x.tar", "x.pkl", "x.png", "x"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello, I am text", b"PAR1 and more", b"PK\x03\x04 and more", b"\x80\x04", b"\0" * 700]
+)
+def test_files_that_are_not_what_they_are_named_give_one_sentence(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(EclipseError) as caught:
+        open_source(tmp_path / name)
+    assert_one_sentence(caught.value)
+
+
+def test_truncated_files_give_one_sentence(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=images)
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for i in range(50):
+            member = tarfile.TarInfo(f"{i}.png")
+            member.size = len(png(32))
+            tar.addfile(member, io.BytesIO(png(32)))
+    pq.write_table(pa.table({"image": [png(32)] * 50}), tmp_path / "t.parquet")
+    (tmp_path / "l.pkl").write_bytes(pickle.dumps([(image.tobytes(), 1) for image in images]))
+    (tmp_path / "b.pkl").write_bytes(pickle.dumps({"data": images.reshape(50, -1), "labels": [1] * 50}))
+    for path in list(tmp_path.iterdir()):
+        data = path.read_bytes()
+        for size in (len(data) // 2 + 7, len(data) // 2 // 512 * 512, 10):
+            path.write_bytes(data[:size])
+            with pytest.raises(EclipseError, match=path.name) as caught:
+                list(open_source(path).rows())
+            assert_one_sentence(caught.value)
+
+
+def test_splits_and_mixed_folders_are_refused(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "splits" / "train").mkdir(parents=True)
+    (tmp_path / "splits" / "dataset_dict.json").write_text("{}")
+    with pytest.raises(EclipseError, match=r"several splits \(train\)"):
+        open_source(tmp_path / "splits")
+    pq.write_table(pa.table({"image": [png()]}), folder / "more.parquet")
+    with pytest.raises(EclipseError, match=r"holds \.parquet files beside other data"):
+        open_source(folder)
+
+
+# ---- one bad image
+
+
+def test_a_bad_image_is_named_and_does_not_stop_the_others(folder: Path) -> None:
+    (folder / "cat" / "1.png").write_text("I am text")
+    rows = list(open_source(folder).rows())
+    with pytest.raises(EclipseError, match=r"cat/1\.png is not an image"):
+        rows[1].picture()
+    assert rows[2].picture().rgb.max() == 2
+
+
+def test_an_image_format_that_cannot_be_read_is_refused_and_not_carried_along(folder: Path) -> None:
+    (folder / "cat" / "photo.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    source = open_source(folder)
+    assert len(source) == 4
+    with pytest.raises(EclipseError, match=r"photo\.HEIC is not an image that can be read"):
+        load_pictures(source)
+
+
+def test_a_null_image_is_named(tmp_path: Path) -> None:
+    images = [{"bytes": png(), "path": None}, None, {"bytes": None, "path": "/etc/passwd"}]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    pq.write_table(pa.table({"image": pa.array(images, kind)}), tmp_path / "t.parquet")
+    rows = list(open_source(tmp_path / "t.parquet").rows())
+    assert rows[0].picture().rgb.shape == (3, 4, 4)
+    for row in rows[1:]:
+        with pytest.raises(EclipseError, match=f"t.parquet row {row.id} holds no bytes"):
+            row.picture()
+    skipped = frozenset({"1", "2"})
+    assemble(open_source(tmp_path / "t.parquet"), iter([("0", png(4, 9))]), tmp_path / "o.parquet", None, skipped)
+    assert pq.read_table(tmp_path / "o.parquet").num_rows == 1
+
+
+# ---- pickles
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_malicious_pickle_does_not_run(protocol: int, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    for data in malicious(trace, protocol):
+        (tmp_path / "data.pkl").write_bytes(data)
+        with pytest.raises(EclipseError, match="not a pickle that can be read safely") as caught:
+            open_source(tmp_path / "data.pkl")
+        assert_one_sentence(caught.value)
+        assert not trace.exists()
+    pickle.loads(data)  # the proof that it would have run
+    assert trace.exists()
+
+
+def test_a_malicious_list_of_class_names_does_not_run(tmp_path: Path) -> None:
+    root = tmp_path / "cifar"
+    root.mkdir()
+    entries = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
+    (root / "data_batch_1").write_bytes(pickle.dumps(entries))
+    (root / "batches.meta").write_bytes(pickle.dumps({"label_names": Bomb(tmp_path / "trace")}))
+    with pytest.raises(EclipseError, match=r"batches\.meta .* asks for 'posix\.system'"):
+        open_source(root)
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"data": np.zeros((2, 3072), np.float32), "labels": [0, 1]},
+        {"data": np.zeros((2, 3000), np.uint8), "labels": [0, 1]},
+        {"data": np.zeros((2, 3072), np.uint8), "labels": [0]},
+        {"data": np.zeros((2, 3072), np.uint8)},
+        {"data": np.zeros((1, 3072), np.uint8), "labels": [-1]},
+        {"data": np.zeros((1, 3072), np.uint8), "labels": [0], "nested": [[1]]},
+        {"data": np.zeros((1, 3072), np.uint8), "labels": [0], b"data": 1},
+        {"labels": [0, 1]},
+        [(bytes(3072), "cat")],
+        [(bytes(3071), 1)],
+        [bytes(3072)],
+        [("x" * 3072, 1)],
+        "a string",
+        3,
+        {1: 2},
+    ],
+    ids=str,
+)
+def test_pickles_of_other_data_are_refused(value: object, tmp_path: Path) -> None:
+    (tmp_path / "data.pkl").write_bytes(pickle.dumps(value))
+    with pytest.raises(EclipseError, match="not a pickle that can be read safely"):
+        list(open_source(tmp_path / "data.pkl").rows())
+
+
+def test_a_pickle_cannot_claim_more_than_its_file_holds(tmp_path: Path) -> None:
+    claims = [
+        b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"x.",
+        b"\x80\x04X\xff\xff\xff\x7fx.",
+        b"\x80\x02T\xff\xff\xff\xffx.",
+        b"\x80\x04\x8a\xff" + b"\xff" * 255 + b".",
+        b"\x80\x04](e" + b"h\x00" * 10 + b".",
+    ]
+    for data in claims:
+        (tmp_path / "data.pkl").write_bytes(data)
+        with pytest.raises(EclipseError, match="not a pickle"):
+            open_source(tmp_path / "data.pkl")
+
+
+def test_a_pickle_of_instructions_alone_is_given_up_on(tmp_path: Path) -> None:
+    (tmp_path / "data.pkl").write_bytes(b"\x80\x04" + b"]" * 1_020_000 + b".")
+    with pytest.raises(EclipseError, match="too many instructions"):
+        open_source(tmp_path / "data.pkl")
+
+
+def test_random_damage_to_a_pickle_never_raises_anything_else(tmp_path: Path, rng: np.random.Generator) -> None:
+    batch = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1], "filenames": ["a", "b"]}
+    for value in (batch, [(bytes(3072), 1)] * 3):
+        good = np.frombuffer(pickle.dumps(value, 4), np.uint8)
+        code = np.flatnonzero(good)  # the pixels are zeros: damage the rest
+        for _ in range(150):
+            bad = good.copy()
+            bad[rng.choice(code, 2)] = rng.integers(0, 256, 2)
+            (tmp_path / "data.pkl").write_bytes(bad.tobytes())
+            try:
+                list(open_source(tmp_path / "data.pkl").rows())
+            except EclipseError as error:
+                assert_one_sentence(error)
+
+
+def test_no_module_of_the_package_unpickles() -> None:
+    for path in Path(pickles.__file__).parent.glob("*.py"):
+        text = path.read_text()
+        assert "import pickle" not in text and "allow_pickle=True" not in text and "eval(" not in text
+
+
+def test_an_array_of_objects_in_an_archive_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((1, 4, 4, 3), np.uint8), labels=np.array([Bomb(tmp_path / "trace")]))
+    with pytest.raises(EclipseError, match=r"'labels' .* holds Python objects"):
+        open_source(tmp_path / "a.npz")
+    assert not (tmp_path / "trace").exists()
+
+
+# ---- archives
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"x_train": np.zeros((2, 4, 4, 3), np.uint8)},
+        {"images": np.zeros((2, 4, 4, 3), np.float32)},
+        {"images": np.zeros((2, 5, 5, 5), np.uint8)},
+        {"images": np.zeros(8, np.uint8)},
+        {"images": np.zeros((2, 4, 4, 3), np.uint8), "labels": np.zeros(3, np.int64)},
+        {"images": np.zeros((2, 4, 4, 3), np.uint8), "labels": np.zeros(2)},
+        {"images": np.asfortranarray(np.zeros((2, 4, 4, 3), np.uint8))},
+    ],
+    ids=lambda arrays: "-".join(f"{name}{array.shape}{array.dtype}" for name, array in arrays.items()),
+)
+def test_arrays_of_another_kind_are_refused(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(EclipseError, match="expected"):
+        open_source(tmp_path / "a.npz")
+
+
+def test_an_archive_cannot_claim_more_than_it_holds(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name, shape, kind in (("images", (10**12, 32, 32, 3), "|u1"), ("labels", (10**12,), "<i8")):
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+    with pytest.raises(EclipseError, match="expected a complete archive"):
+        list(open_source(tmp_path / "a.npz").rows())
+
+
+def shard_of(path: Path, *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for member in members:
+            member.size = len(png()) if member.isreg() else 0
+            tar.addfile(member, io.BytesIO(png()) if member.isreg() else None)
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "a/../../evil.png", "/etc/evil.png", "a/.."])
+def test_a_member_that_leads_out_is_refused(name: str, tmp_path: Path) -> None:
+    path = shard_of(tmp_path / "s.tar", member("good.png"), member(name))
+    with pytest.raises(EclipseError, match=r"leads out of it") as caught:
+        open_source(path)
+    assert_one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_a_shard_are_refused(kind: bytes, tmp_path: Path) -> None:
+    path = shard_of(tmp_path / "s.tar", member("good.png"), member("link.png", kind, "good.png"))
+    with pytest.raises(EclipseError, match="a link or device"):
+        open_source(path)
+
+
+def test_a_shard_with_a_damaged_header_is_not_cut_short(tmp_path: Path) -> None:
+    path = shard_of(tmp_path / "s.tar", *(member(f"{i}.png") for i in range(3)))
+    data = bytearray(path.read_bytes())
+    data[1024] ^= 0xFF  # the name in the second header; tarfile itself would end here without a word
+    path.write_bytes(data)
+    with pytest.raises(EclipseError, match="damaged or cut off at byte 1024"):
+        open_source(path)
+
+
+def test_ambiguous_samples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EclipseError, match=r"two images of one key, a\.jpg and a\.png"):
+        open_source(shard_of(tmp_path / "s.tar", member("a.jpg"), member("a.png")))
+    with pytest.raises(EclipseError, match="key 'a' in two places"):
+        open_source(shard_of(tmp_path / "s.tar", member("a.jpg"), member("b.png"), member("a.cls")))
+    with pytest.raises(EclipseError, match=r"s\.tar/a\.cls holds .* expected the number of a class"):
+        list(open_source(shard_of(tmp_path / "s.tar", member("a.jpg"), member("a.cls"))).rows())
+
+
+# ---- out of the root
+
+
+def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(folder: Path, tmp_path: Path) -> None:
+    (folder / "cat" / "again.png").symlink_to(folder / "cat" / "0.png")
+    assert len(open_source(folder)) == 4
+    (tmp_path / "secret.png").write_bytes(png())
+    for link, target in (
+        ("x.png", tmp_path / "secret.png"),
+        ("notes.txt", "/etc/passwd"),
+        ("dir", "/etc"),
+        ("no.png", "/no"),
+    ):
+        (folder / "cat" / link).symlink_to(target)
+        with pytest.raises(EclipseError, match=f"cat/{link} is "):
+            open_source(folder)
+        (folder / "cat" / link).unlink()
+
+
+def test_table_and_shard_folders_follow_no_link_out_either(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for name in ("t.parquet", "s.tar"):
+        root.mkdir()
+        pq.write_table(pa.table({"image": [png()]}), tmp_path / "t.parquet")
+        shard_of(tmp_path / "s.tar", member("a.png"))
+        (root / name).symlink_to(tmp_path / name)
+        with pytest.raises(EclipseError, match="a link that leads out of"):
+            open_source(root)
+        shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("name", ["../secret.arrow", "/etc/passwd", "", "..", None, "missing.arrow"])
+def test_a_saved_dataset_names_no_file_outside(name: str | None, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    (tmp_path / "secret.arrow").write_bytes(b"")
+    (root / "dataset_info.json").write_text("{}")
+    (root / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    with pytest.raises(EclipseError, match="expected a file in the same folder"):
+        open_source(root)
+    (root / "state.json").write_text("{}")
+    with pytest.raises(EclipseError, match=r"state\.json is damaged"):
+        open_source(root)
+
+
+# ---- outputs
+
+
+def test_an_output_at_in_or_around_the_input_is_refused(folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    for out in (folder, folder / "out", folder / "cat" / "deep" / "out", tmp_path, link / "out"):
+        with pytest.raises(EclipseError, match=r"is (inside|equal to|a folder around) the input"):
+            check_output(open_source(folder), out)
+    pq.write_table(pa.table({"image": [png()]}), tmp_path / "t.parquet")
+    with pytest.raises(EclipseError, match="equal to"):
+        check_output(open_source(tmp_path / "t.parquet"), tmp_path / "t.parquet")
+    check_output(open_source(tmp_path / "t.parquet"), tmp_path / "t2.parquet")
+    shard_of(tmp_path / "s-0.tar", member("a.png"))
+    with pytest.raises(EclipseError, match="equal to"):
+        check_output(open_source(f"{tmp_path}/s-{{0..0}}.tar"), tmp_path / "s-0.tar")
+    check_output(open_source(f"{tmp_path}/s-{{0..0}}.tar"), tmp_path / "purified")
+
+
+def test_what_exists_is_never_overwritten(folder: Path, tmp_path: Path) -> None:
+    source = open_source(folder)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "full", "dangling"):
+        with pytest.raises(EclipseError, match="exists already"):
+            assemble(source, same(source), tmp_path / name, None, frozenset())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EclipseError, match="exists already"):
+        check_output(source, tmp_path / "empty", "npz")
+    assemble(source, same(source), tmp_path / "empty", None, frozenset())
+    assert (tmp_path / "file").read_text() == (tmp_path / "full" / "x").read_text() == "mine"
+    assert len(open_source(tmp_path / "empty")) == 3
+
+
+def test_unknown_formats_and_unfitting_names_are_refused(folder: Path, tmp_path: Path) -> None:
+    source = open_source(folder)
+    with pytest.raises(EclipseError, match="unknown format 'parket'; did you mean 'parquet'"):
+        check_output(source, tmp_path / "out", "parket")
+    with pytest.raises(EclipseError, match="add --format parquet"):
+        check_output(source, tmp_path / "out.parquet")
+    with pytest.raises(EclipseError, match="is not a folder that can be written"):
+        (tmp_path / "file").write_text("")
+        check_output(source, tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("other", ["a.jpg", "a.PNG", "a.webp", "a.png/b.png"])
+def test_images_that_would_become_the_same_file_are_refused_first(other: str, tmp_path: Path) -> None:
+    for name in ("a.jpeg" if "/" in other else "a.png", other):
+        (tmp_path / "in" / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / "cat" / name).write_bytes(png())
+    source = open_source(tmp_path / "in")
+    for format in (None, "folder", "webdataset"):
+        with pytest.raises(EclipseError, match=r"would both become cat/a\.png; expected one image of each name"):
+            check_output(source, tmp_path / "out", format)
+    check_output(source, tmp_path / "out", "npz")
+
+
+def test_an_archive_of_images_of_two_sizes_is_refused_and_nothing_appears(folder: Path, tmp_path: Path) -> None:
+    (folder / "cat" / "9.png").write_bytes(png(5))
+    source = open_source(folder)
+    with pytest.raises(EclipseError, match=r"9\.png is not as large as the first"):
+        assemble(source, same(source), tmp_path / "out.npz", "npz", frozenset())
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    Image.new("RGBA", (4, 4)).save(folder / "cat" / "0.png")
+    with pytest.raises(EclipseError, match=r"0\.png has an alpha channel"):
+        assemble(source, same(source), tmp_path / "out.npz", "npz", frozenset())
+
+
+def test_columns_that_a_format_cannot_hold_are_refused_first(tmp_path: Path) -> None:
+    images = pa.array([{"bytes": png(), "path": None}], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    pq.write_table(pa.table({"image": images, "depth": [b"x"], "box": [[1]]}), tmp_path / "t.parquet")
+    source = open_source(tmp_path / "t.parquet")
+    for format in ("folder", "webdataset", "npz"):
+        with pytest.raises(EclipseError, match=f"'depth' .* no place in the format {format}"):
+            check_output(source, tmp_path / "out", format)
+
+
+def test_images_out_of_step_with_the_source_are_refused(folder: Path, tmp_path: Path) -> None:
+    source = open_source(folder)
+    pictures = list(same(source))
+    for wrong in (pictures[:2], pictures[::-1], [*pictures, ("x", b"")]):
+        for format, name in ((None, "o"), ("npz", "o.npz"), ("parquet", "o.parquet"), ("webdataset", "o")):
+            with pytest.raises(EclipseError, match="new image"):
+                assemble(source, iter(wrong), tmp_path / name, format, frozenset())
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_row_without_label_is_named_where_labels_are_needed(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [png(), png()], "label": [3, None]}), tmp_path / "t.parquet")
+    source = open_source(tmp_path / "t.parquet")
+    with pytest.raises(EclipseError, match=r"row 1 of .*t\.parquet has no label"):
+        load_imageset(source, "training")
+    with pytest.raises(EclipseError, match="'labels' has empty cells"):
+        assemble(source, same(source), tmp_path / "out.npz", "npz", frozenset())
+    shard = shard_of(tmp_path / "s.tar", member("a.png"), member("b.png"))
+    assert not open_source(shard).has_labels and load_imageset(open_source(shard), "training").labels is None
+
+
+def test_a_set_of_bad_images_alone_is_refused(folder: Path, tmp_path: Path) -> None:
+    source = open_source(folder)
+    with pytest.raises(EclipseError, match=r"all 3 images .* were left out"):
+        assemble(source, iter(()), tmp_path / "out", None, frozenset(row.id for row in source.rows()))
+
+
+def test_a_killed_run_leaves_nothing_that_counts_and_the_next_one_clears_it(folder: Path, tmp_path: Path) -> None:
+    source = open_source(folder)
+    stale = tmp_path / ".out.assembling"
+    stale.mkdir()
+    (stale / "half.png").write_bytes(b"half")
+    assemble(source, same(source), tmp_path / "out", None, frozenset())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.png")) == ["0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize("format", ["folder", "parquet", "npz", "webdataset"])
+def test_the_output_is_not_there_before_it_is_complete(folder: Path, tmp_path: Path, format: str) -> None:
+    source = open_source(folder)
+    out = tmp_path / "out"
+
+    def watched() -> Iterator[tuple[str, bytes]]:
+        for item in same(source):
+            assert not out.exists()
+            yield item
+
+    assemble(source, watched(), out, format, frozenset())
+    assert out.exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_errors_of_the_disk_are_one_sentence_and_leave_nothing(
+    code: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(assembling.os, "replace", fails)
+    source = open_source(folder)
+    with pytest.raises(EclipseError, match=os.strerror(code)) as caught:
+        assemble(source, same(source), tmp_path / "out", None, frozenset())
+    assert_one_sentence(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_source_that_vanishes_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    source = open_source(folder)
+    pictures = list(same(source))
+    (folder / "cat" / "notes.txt").write_text("a caption")
+
+    def vanishing() -> Iterator[tuple[str, bytes]]:
+        yield pictures[0]
+        (folder / "cat" / "notes.txt").unlink()
+        yield from pictures[1:]
+
+    with pytest.raises(EclipseError, match=r"cannot put .* together: .*notes\.txt: No such file"):
+        assemble(source, vanishing(), tmp_path / "out", None, frozenset())
+    shutil.rmtree(folder)
+    with pytest.raises(OSError, match="No such file") as caught:
+        list(source.rows())
+    assert caught.value.filename
+
+
+# ---- memory
+
+
+def make_large(kind: str, path: Path, count: int) -> Path:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    if kind == "npz":
+        np.savez(path, images=np.broadcast_to(image, (count, 32, 32, 3)))
+        return path.with_suffix(".npz")
+    if kind == "eclipse":
+        path.write_bytes(pickle.dumps([(image.tobytes() + b"", i % 10) for i in range(count)]))
+    if kind == "cifar":
+        path.write_bytes(pickle.dumps({"data": np.tile(image.reshape(-1), (count, 1)), "labels": [1] * count}))
+    if kind == "webdataset":
+        path = path.with_suffix(".tar")
+        with tarfile.open(path, "w") as tar:
+            for i in range(0, count, 10):
+                info = tarfile.TarInfo(f"{i}.png")
+                info.size = 10 * image.nbytes
+                tar.addfile(info, io.BytesIO(10 * image.tobytes()))
+    if kind == "parquet":
+        path = path.with_suffix(".parquet")
+        data = np.random.default_rng(0).bytes(3072 * count)
+        table = pa.table({"image": [data[i * 3072 : (i + 1) * 3072] for i in range(count)]})
+        pq.write_table(table, path, row_group_size=count, use_dictionary=False)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npz", "eclipse", "cifar", "webdataset", "parquet"])
+def test_reading_holds_a_small_part_of_the_set(kind: str, tmp_path: Path) -> None:
+    count = 5_000  # 15 MB of pixels
+    path = make_large(kind, tmp_path / "large", count)
+    arrow = pa.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        source = open_source(path)
+        rows = sum(1 for _ in source.rows())
+        held = max(tracemalloc.get_traced_memory()[1], 1)
+        in_arrow = max(
+            pa.total_allocated_bytes() - arrow for row in source.rows() if int(row.id.rpartition("/")[2]) % 500 == 0
+        )
+    finally:
+        tracemalloc.stop()
+    assert rows == (count // 10 if kind == "webdataset" else count)
+    assert held + in_arrow < 6 * 2**20

@@ -1,0 +1,201 @@
+"""One image: every mode that people have, in and out without loss, and what is refused."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eclipse.data.picture import Picture, Pixels, decode, encode_png, from_array
+from eclipse.errors import EclipseError
+
+
+def saved(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def pixels(rng: np.random.Generator) -> Pixels:
+    return rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def deep_png(color_type: int) -> bytes:
+    """A 2x2 PNG of 16 bits a channel."""
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[color_type]
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, color_type, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(2 * (1 + 2 * channels * 2)))),
+        (b"IEND", b""),
+    )
+    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 3, 1, 1), (32, 32), (1, 5, 7), (2, 5, 7), (3, 5, 7), (4, 1, 9), (3, 300, 1)]
+)
+def test_png_keeps_every_pixel_alpha_and_the_number_of_channels(
+    shape: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    array = rng.integers(0, 256, shape[-3:], dtype=np.uint8)
+    picture = from_array(array, "x")
+    png = encode_png(picture)
+    again = decode(png, "x")
+    stored = array[None] if array.ndim == 2 else array
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.mode == ("L", "LA", "RGB", "RGBA")[len(stored) - 1]
+    assert np.array_equal(again.rgb, np.broadcast_to(stored[:1], again.rgb.shape) if len(stored) < 3 else stored[:3])
+    assert again.gray == (len(stored) < 3)
+    if len(stored) in (2, 4):
+        assert again.alpha is not None and np.array_equal(again.alpha, stored[-1])
+    else:
+        assert again.alpha is None
+    assert encode_png(again) == png
+
+
+def test_gray_is_stored_as_the_rounded_mean_of_planes() -> None:
+    rgb = np.array([10, 11, 11], np.uint8).reshape(3, 1, 1)
+    assert decode(encode_png(Picture(rgb, gray=True)), "x").rgb.ravel().tolist() == [11, 11, 11]
+
+
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_grayscale_files_are_gray(mode: str, pixels: Pixels) -> None:
+    image = Image.fromarray(pixels).convert(mode)
+    picture = decode(saved(image, "PNG"), "x")
+    assert picture.gray and picture.alpha is None
+    assert np.array_equal(picture.rgb[1], np.asarray(image.convert("L")))
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_alpha_is_kept_apart_from_the_colors(mode: str, pixels: Pixels) -> None:
+    image = Image.fromarray(pixels).convert(mode)
+    alpha = Image.fromarray(pixels[..., 0])
+    image.putalpha(alpha)
+    picture = decode(saved(image, "PNG"), "x")
+    assert picture.alpha is not None and np.array_equal(picture.alpha, pixels[..., 0])
+    assert picture.gray == (mode == "LA")
+    assert np.array_equal(picture.rgb[2], np.asarray(image)[..., 0 if mode == "LA" else 2])
+
+
+def test_palette_becomes_rgb_and_its_transparency_alpha(pixels: Pixels) -> None:
+    image = Image.fromarray(pixels).quantize(8)
+    plain = decode(saved(image, "PNG"), "x")
+    assert plain.alpha is None and not plain.gray
+    assert np.array_equal(plain.rgb, np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+    transparent = decode(saved(image, "PNG", transparency=2), "x")
+    assert transparent.alpha is not None
+    assert np.array_equal(transparent.alpha == 0, np.asarray(image) == 2)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_a_transparent_color_becomes_alpha(mode: str, pixels: Pixels) -> None:
+    image = Image.fromarray(pixels).convert(mode)
+    key = tuple(int(v) for v in pixels[2, 3]) if mode == "RGB" else (0 if mode == "1" else int(np.asarray(image)[2, 3]))
+    picture = decode(saved(image, "PNG", transparency=key), "x")
+    assert picture.alpha is not None and 0 in picture.alpha and 255 in picture.alpha
+
+
+def test_cmyk_becomes_rgb(pixels: Pixels) -> None:
+    picture = decode(saved(Image.new("CMYK", (3, 2), (0, 255, 255, 0)), "TIFF"), "x")
+    assert picture.rgb[:, 0, 0].tolist() == [255, 0, 0]
+    assert decode(saved(Image.fromarray(pixels).convert("CMYK"), "JPEG"), "x").rgb.shape == (3, 5, 7)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])
+def test_exif_orientation_turns_the_pixels(format: str, orientation: int, turns: int, pixels: Pixels) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = saved(Image.fromarray(pixels), format, exif=exif, **options)
+    assert np.array_equal(decode(data, "x").rgb.transpose(1, 2, 0), np.rot90(pixels, turns))
+
+
+@pytest.mark.parametrize("format", ["BMP", "GIF", "PPM", "TIFF", "JPEG", "WEBP", "MPO"])
+def test_common_formats_are_read(format: str, pixels: Pixels) -> None:
+    second = {"save_all": True, "append_images": [Image.fromarray(pixels)]} if format == "MPO" else {}
+    assert decode(saved(Image.fromarray(pixels), format, **second), "x").rgb.shape == (3, 5, 7)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(pytest.param(deep_png(kind), id=f"png-{kind}") for kind in (0, 2, 4, 6)),
+        pytest.param(saved(Image.new("I;16", (2, 2)), "TIFF"), id="tiff-gray"),
+        pytest.param(saved(Image.new("F", (2, 2)), "TIFF"), id="tiff-float"),
+        pytest.param(b"P6\n2 2\n65535\n" + bytes(24), id="ppm"),
+        pytest.param(b"P3\n1 1\n65535\n1 2 3\n", id="ppm-text"),
+    ],
+)
+def test_more_than_8_bits_are_refused_by_name(data: bytes) -> None:
+    with pytest.raises(EclipseError, match=r"scan\.png has more than 8 bits a channel"):
+        decode(data, "scan.png")
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "TIFF", "WEBP"])
+def test_several_frames_are_refused_by_name(format: str, pixels: Pixels) -> None:
+    first, second = Image.fromarray(pixels), Image.fromarray(255 - pixels)
+    data = saved(first, format, save_all=True, append_images=[second])
+    with pytest.raises(EclipseError, match="dance is animated or has several pages"):
+        decode(data, "dance")
+
+
+def test_other_color_spaces_are_refused_by_name() -> None:
+    with pytest.raises(EclipseError, match="x has color mode LAB"):
+        decode(saved(Image.new("LAB", (3, 3)), "TIFF"), "x")
+
+
+@pytest.mark.parametrize("side", [9_000, 12_000, 40_000])
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int) -> None:
+    # Only the header claims the size: were it decoded, the message would be about missing data.
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    data = b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    with warnings.catch_warnings(record=True), pytest.raises(EclipseError, match=r"b\.png is .* decompression bombs"):
+        decode(data, "b.png")
+
+
+def test_the_limit_of_pixels_is_an_argument(pixels: Pixels) -> None:
+    data = saved(Image.fromarray(pixels), "PNG")
+    assert decode(data, "x", max_pixels=35).rgb.shape == (3, 5, 7)
+    with pytest.raises(EclipseError, match="7x5"):
+        decode(data, "x", max_pixels=34)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"])
+def test_a_truncated_image_is_refused_by_name(format: str, rng: np.random.Generator) -> None:
+    data = saved(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), format)
+    with pytest.raises(EclipseError, match=r"^half is "):
+        decode(data[: len(data) // 2], "half")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello, I am text\n", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", b"\x89PNG\r\n\x1a\n"]
+)
+def test_what_is_no_image_is_refused_by_name(data: bytes) -> None:
+    with pytest.raises(EclipseError, match=r"notes\.png"):
+        decode(data, "notes.png")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow comments on what it skips
+def test_damaged_images_never_raise_anything_else(rng: np.random.Generator, pixels: Pixels) -> None:
+    for format in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"):
+        good = np.frombuffer(saved(Image.fromarray(pixels), format), np.uint8)
+        for _ in range(40):
+            bad = good.copy()
+            bad[rng.integers(0, len(bad), 3)] = rng.integers(0, 256, 3)
+            try:
+                decode(bad.tobytes(), "x")
+            except EclipseError as error:
+                assert str(error).startswith("x ")
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 5, 5, 5), (5, 4, 4), (3, 0, 4)])
+def test_raw_pixels_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(EclipseError, match="row 3 is uint8 of shape"):
+        from_array(np.zeros(shape, np.uint8), "row 3")

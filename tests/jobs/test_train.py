@@ -1,0 +1,322 @@
+"""`eclipse train`: a victim under a defense, measured after every epoch, and gone on with after a kill."""
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from kit.commands import Command, refusal, write_images
+from kit.kills import Killed
+from kit.tiny import some_images
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from eclipse.classifiers.fit import RECIPES, Recipe
+from eclipse.data.imageset import ImageSet
+from eclipse.defenses import DEFENSES, make_defense, victim
+from eclipse.defenses.defense import Defense
+from eclipse.defenses.victim import check_sets, train_victim
+from eclipse.errors import EclipseError
+from eclipse.jobs import train
+from eclipse.runs.state import Stages, StageStep
+
+QUICK = Recipe(epochs=4, batch=16, lr=0.05, pad=1)
+
+
+def labelled(count: int = 48, side: int = 16, seed: int = 0, channels: int = 3) -> ImageSet:
+    """Images that a network can tell apart: the second class is darker."""
+    labels = np.arange(count) % 2
+    images = some_images(count, side, side, seed)[:, :channels] // (1 + labels)[:, None, None, None]
+    return ImageSet.from_arrays(images.astype(np.uint8), labels)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for seed, (name, count) in enumerate({"train": 40, "test": 10, "trusted": 50}.items()):
+        write_images(tmp_path / name, count, side=16, seed=seed)
+    return tmp_path
+
+
+def options(data: Path, *more: object) -> tuple[object, ...]:
+    sets = ("train", data / "train", "--test", data / "test", "--out", data / "run")
+    return (*sets, "--arch", "small", "--epochs", "2", *more)
+
+
+# The training
+
+
+def test_accuracy_is_that_of_the_test_images_after_each_epoch() -> None:
+    trained = train_victim(labelled(), labelled(20, seed=1), Defense(), "small", replace(QUICK, epochs=12), seed=0)
+    assert [epoch["epoch"] for epoch in trained.epochs] == list(range(1, 13))
+    assert trained.accuracy == trained.epochs[-1]["accuracy"] >= 0.9
+    assert trained.accuracy == victim.accuracy(trained.network, labelled(20, seed=1))
+    assert not trained.network.training and trained.parameters > 1000
+
+
+def test_the_last_epoch_counts_even_where_another_was_better() -> None:
+    epochs = tuple({"epoch": float(i), "accuracy": share} for i, share in enumerate((0.2, 0.9, 0.5), 1))
+    assert victim.Trained(nn.Identity(), epochs, 1.0).accuracy == 0.5
+
+
+@dataclass(frozen=True)
+class Noted(Defense):
+    """Notes where it was asked to act."""
+
+    title: ClassVar[str] = "a note"
+    notes: Any = None
+
+    def adapt(self, network: Any) -> nn.Module:
+        self.notes.append("adapt")
+        return nn.Sequential(network)
+
+    def optimizer(self, network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+        assert isinstance(network, nn.Sequential)
+        self.notes.append("optimizer")
+        return super().optimizer(network, recipe)
+
+    def augment(self, x: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        self.notes.append(("augment", len(x), num_classes))
+        return torch.zeros_like(x), y
+
+    def adversary(self, network: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        assert not x.any() and not network.training
+        self.notes.append(("adversary", progress))
+        return x
+
+
+def test_a_defense_acts_on_network_steps_and_batches_in_this_order() -> None:
+    defense = Noted(notes=[])
+    train_victim(labelled(32), labelled(8), defense, "small", replace(QUICK, epochs=2), seed=0)
+    batch = ("augment", 16, 2)
+    first, second = ("adversary", 0.0), ("adversary", 0.5)
+    assert defense.notes == ["adapt", "optimizer", *[batch, first] * 2, *[batch, second] * 2]
+
+
+@pytest.mark.parametrize("name", ["none", "mixup", "at", "dp-sgd"])
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path, name: str) -> None:
+    defense = make_defense(name, scale="small")
+
+    def go(stages: Stages) -> victim.Trained:
+        return train_victim(labelled(), labelled(8, seed=1), defense, "small", QUICK, seed=3, stages=stages)
+
+    def die(step: StageStep) -> None:
+        if step.done == 2:
+            raise Killed
+
+    whole = go(Stages())
+    with pytest.raises(Killed):
+        go(Stages(tmp_path, die))
+    told: list[int] = []
+    rest = go(Stages(tmp_path, lambda step: told.append(step.done)))
+    assert told == [3, 4]
+    weights, same = (trained.network.state_dict() for trained in (whole, rest))
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+    assert [(e["loss"], e["accuracy"]) for e in whole.epochs] == [(e["loss"], e["accuracy"]) for e in rest.epochs]
+
+
+def test_the_seed_decides_weights_and_training() -> None:
+    def losses(seed: int) -> list[float]:
+        trained = train_victim(labelled(), labelled(8), Defense(), "small", replace(QUICK, epochs=1), seed=seed)
+        return [epoch["loss"] for epoch in trained.epochs]
+
+    assert losses(0) == losses(0) != losses(1)
+
+
+def test_a_compiled_network_is_trained_by_the_same_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda network: asked.append(network) or network)
+    sets, recipe = (labelled(), labelled(8)), replace(QUICK, epochs=1)
+    plain, compiled = (train_victim(*sets, Defense(), "small", recipe, seed=0, compiled=c) for c in (False, True))
+    assert asked == [compiled.network] and plain.epochs[0]["loss"] == compiled.epochs[0]["loss"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", [name for name in DEFENSES if make_defense(name).needs() == "nothing"])
+def test_every_defense_that_needs_nothing_joins_the_training(name: str, channels: int) -> None:
+    quick = {"d-vae": {"epochs": 1}, "op": {"epochs": 1}, "op-plain": {"epochs": 1}}.get(name, {})
+    defense = make_defense(name, scale="small", **quick)
+    prepared = defense.prepare(labelled(32, channels=channels), seed=0)
+    trained = train_victim(prepared, labelled(8, channels=channels), defense, "small", replace(QUICK, epochs=1), seed=0)
+    assert math.isfinite(trained.epochs[0]["loss"]) and 0 <= trained.accuracy <= 1
+
+
+def test_sets_that_do_not_fit_each_other_are_refused() -> None:
+    train = labelled()
+    names = replace(train, class_names=("cat", "dog"))
+    for test, said in (
+        (labelled(8, side=24), "test images of 3x24x24 and training images of 3x16x16"),
+        (labelled(8, channels=1), "test images of 1x16x16"),
+        (replace(labelled(8), labels=np.full(8, 2)), "test label 2; expected less than 2"),
+        (replace(labelled(8), labels=None), "measuring accuracy needs labels"),
+    ):
+        with pytest.raises(EclipseError, match=said):
+            check_sets(train, test)
+    with pytest.raises(EclipseError, match="has the class 'dog' where the test set has 'cow'"):
+        check_sets(names, replace(labelled(8), class_names=("cat", "cow")))
+    with pytest.raises(EclipseError, match="single class"):
+        check_sets(replace(train, labels=np.zeros(48, np.int64)), labelled(8))
+    assert check_sets(names, labelled(8)) == 2
+
+
+@pytest.mark.parametrize("where", ["fit", "new_victim"])
+def test_too_little_memory_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(victim, where, full)
+    with pytest.raises(EclipseError, match="cpu has too little memory to train small with batches of 16; expected"):
+        train_victim(labelled(), labelled(8), Defense(), "small", QUICK, seed=0)
+
+
+def test_a_training_that_diverges_is_said() -> None:
+    with pytest.raises(EclipseError, match="the loss of small is nan after epoch 1: its training diverged; expected"):
+        train_victim(labelled(), labelled(8), Defense(), "small", replace(QUICK, lr=1e30), seed=0)
+
+
+def test_too_little_memory_for_a_defense_is_said_with_the_remedy(
+    data: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("eclipse.defenses.iss.ISSG.prepare", full)
+    assert "cpu has too little memory for the defense iss-g" in refusal(command(*options(data, "--defense", "iss-g")))
+
+
+# The command
+
+
+def test_the_command_writes_result_and_weights(data: Path, command: Command) -> None:
+    said = command(*options(data, "--defense", "mixup", "--set", "alpha=0.5", "--seed", "3"))
+    assert said.code == 0 and "on the test images after epoch 2, the last" in said.out, said
+    result = json.loads((data / "run" / "result.json").read_text())
+    assert len(result["epochs"]) == 2 and result["accuracy"] == result["epochs"][-1]["accuracy"]
+    assert result["defense"]["name"] == "mixup" and result["defense"]["alpha"] == 0.5 and result["seed"] == 3
+    assert sum(tensor.numel() for tensor in load_file(data / "run" / "model.safetensors").values()) > 100_000
+    manifest = json.loads((data / "run.run.json").read_text())
+    assert manifest["status"] == "complete" and manifest["accuracy"] == result["accuracy"]
+    assert sorted(path.name for path in data.iterdir()) == ["run", "run.run.json", "test", "train", "trusted"]
+    assert "complete already" in command(*options(data, "--defense", "mixup", "--set", "alpha=0.5", "--seed", "3")).out
+    assert "was made with seed = 3 and this run asks for 0" in refusal(
+        command(*options(data, "--defense", "mixup", "--set", "alpha=0.5"))
+    )
+
+
+def test_an_interrupted_command_goes_on_and_other_settings_are_refused(
+    data: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = options(data)
+    assert command(*whole).code == 0
+    expected = json.loads((data / "run" / "result.json").read_text())
+    again = [data / "again" if option == data / "run" else option for option in whole]
+
+    save = Stages.save
+
+    def save_and_die(self: Stages, stage: str, *rest: Any) -> None:
+        save(self, stage, *rest)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Stages, "save", save_and_die)
+        command(*again)
+    assert json.loads((data / "again.run.json").read_text())["status"] == "started"
+    assert "was made with recipe epochs = 2 and this run asks for 5" in refusal(command(*again, "--epochs", "5"))
+    assert command(*again).code == 0
+    result = json.loads((data / "again" / "result.json").read_text())
+    assert [e["loss"] for e in result["epochs"]] == [e["loss"] for e in expected["epochs"]]
+    weights = [(data / name / "model.safetensors").read_bytes() for name in ("run", "again")]
+    assert weights[0] == weights[1] and not list(data.glob(".again*"))
+
+
+def test_a_command_that_was_killed_after_its_output_was_there_completes_it(
+    data: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        write = train._write
+        patch.setattr(train, "_write", lambda *given: die(write(*given)))
+        command(*options(data))
+    before = (data / "run" / "model.safetensors").read_bytes()
+    assert json.loads((data / "run.run.json").read_text())["status"] == "started"
+    assert command(*options(data)).code == 0
+    assert json.loads((data / "run.run.json").read_text())["status"] == "complete"
+    assert (data / "run" / "model.safetensors").read_bytes() == before and not list(data.glob(".run*"))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--defense", "mixupp"], "unknown defense 'mixupp'; did you mean 'mixup'?"),
+        (["--defense", "mixup", "--set", "alfa=1"], "unknown parameter of mixup 'alfa'; did you mean 'alpha'?"),
+        (["--defense", "dilution"], "the defense dilution needs labelled images: name a clean data set with --trusted"),
+        (["--trusted", "{data}/trusted"], "the defense none needs no trusted images; leave --trusted out"),
+        (["--arch", "resnet19"], "unknown classifier 'resnet19'; did you mean 'resnet18'?"),
+        (["--recipe", "papr"], "unknown recipe 'papr'; did you mean 'paper'?"),
+        (["--scale", "tiny", "--defense", "at"], "unknown scale 'tiny'"),
+        (["--compile", "--defense", "dp-sgd"], "changes the network, which then does not compile; leave --compile out"),
+        (["--epochs", "0"], "0 epochs; expected at least 1"),
+        (["--test", "{data}/none"], "no such path"),
+        (["--test", "{data}/train[5:9]"], "4 rows of"),
+        (["--defense", "one-step", "--trusted", "{data}/test"], "(trusted), too; choose other slices"),
+        (["--device", "cuda:9"], "is not here"),
+        (["--out", "{data}/train"], "exists; choose another output"),
+        (["--out", "{data}/no/run"], "no such folder"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_and_nothing_is_written(
+    data: Path, command: Command, more: list[str], said: str
+) -> None:
+    before = sorted(data.rglob("*"))
+    given = [word.format(data=data) for word in more]
+    assert said in refusal(command(*options(data, *given)))
+    assert sorted(data.rglob("*")) == before
+
+
+def test_what_a_defense_refuses_at_once_leaves_no_state(data: Path, command: Command) -> None:
+    write_images(data / "few", 20, side=16, seed=3)
+    asked = options(data, "--defense", "one-step", "--scale", "small", "--set", "iterations=2", "--trusted")
+    assert "at least 50" in refusal(command(*asked, data / "few"))
+    assert not list(data.glob(".run*"))
+    assert command(*asked, data / "trusted").code == 0
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_a_damaged_state_is_said_with_the_remedy(data: Path, command: Command, content: str) -> None:
+    (data / ".run.training").mkdir()
+    (data / ".run.training" / "settings.json").write_text(content)
+    assert "settings.json is damaged" in refusal(command(*options(data)))
+
+
+def test_a_label_that_is_no_class_is_refused(data: Path, command: Command) -> None:
+    images = some_images(8, 16, 16).transpose(0, 2, 3, 1)
+    np.savez(data / "huge.npz", images=images, labels=np.array([0, 1] * 3 + [0, 2**40]))
+    said = refusal(command("train", data / "huge.npz", *options(data)[2:]))
+    assert "label 1099511627776; expected less than 65,536" in said
+
+
+def test_a_dry_run_prints_the_settings_and_writes_nothing(data: Path, command: Command) -> None:
+    before = sorted(data.rglob("*"))
+    said = command(*options(data, "--dry-run"))
+    assert said.code == 0 and "fast: 2 epochs" in said.out
+    assert sorted(data.rglob("*")) == before
+
+
+def test_the_list_of_defenses_is_whole_and_each_is_described(command: Command) -> None:
+    listed = command("defenses").out
+    for name in DEFENSES:
+        assert f"\n{name} " in listed
+    said = command("defenses", "at")
+    assert said.code == 0 and "Tao" in said.out and "eps" in said.out and "cost" in said.out
+    assert "unknown defense 'att'; did you mean 'at'?" in refusal(command("defenses", "att"))
+
+
+def test_recipes_are_as_the_paper_says() -> None:
+    paper = RECIPES["paper"]
+    assert (paper.epochs, paper.batch, paper.lr, paper.momentum, paper.weight_decay) == (80, 128, 0.1, 0.9, 0.0)
+    assert paper.rate(0.0) == paper.rate(0.99) == 0.1
