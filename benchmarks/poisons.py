@@ -28,8 +28,9 @@ from eclipse.classifiers.fit import RECIPES, accuracy, fit
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.imageset import ImageSet
 from eclipse.data.source import load_imageset, open_source
-from eclipse.runs.manifest import versions, write_json
-from eclipse.runs.state import Stages, StageStep
+from eclipse.runs.files import write_json
+from eclipse.runs.manifest import versions
+from eclipse.runs.state import StageStep, State
 
 EPOCHS = 20
 
@@ -61,7 +62,7 @@ class Bench:
             if step.done == step.total or step.facts:
                 print(f"{name}: {step.stage} {step.done}/{step.total} {dict(step.facts)}", file=sys.stderr, flush=True)
 
-        crafting = Stages(self.args.cache / name, tell)
+        crafting = State(self.args.cache / name, tell)
         poisoned = attack.poison(self.train, seed=0, device=self.args.device, crafting=crafting)
         seconds = before + time.monotonic() - began
         temporary = kept.with_suffix(".partial.npz")

@@ -24,7 +24,8 @@ from eclipse.diffusion.presets import FAST, PAPER
 from eclipse.jobs.doctor import purification_speed
 from eclipse.purification.algorithm import purification
 from eclipse.purification.stream import Job, Progress, purify_source
-from eclipse.runs.manifest import command, versions, write_json
+from eclipse.runs.files import write_json
+from eclipse.runs.manifest import command, versions
 
 
 def smooth_images(count: int) -> np.ndarray:

@@ -32,7 +32,8 @@ from eclipse.compute.device import describe_device, resolve_device
 from eclipse.compute.memory import keep_freed_memory
 from eclipse.data.imageset import ImageSet
 from eclipse.data.source import load_imageset, open_source
-from eclipse.runs.manifest import versions, write_json
+from eclipse.runs.files import write_json
+from eclipse.runs.manifest import versions
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):

@@ -21,7 +21,7 @@ from eclipse.attacks.pil import PIL
 from eclipse.classifiers.pgd import scaled_radius
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages, StageStep
+from eclipse.runs.state import StageStep, State
 
 SMALL = (3, 8, 8)
 
@@ -287,8 +287,8 @@ def test_pil_goes_on_after_a_kill_and_ends_with_the_same_bytes(
             raise Killed
 
     with pytest.raises(Killed):
-        attack.poison(clean, seed=0, crafting=Stages(tmp_path, die))
-    resumed = attack.poison(clean, seed=0, crafting=Stages(tmp_path, steps.append))
+        attack.poison(clean, seed=0, crafting=State(tmp_path, die))
+    resumed = attack.poison(clean, seed=0, crafting=State(tmp_path, steps.append))
     assert np.array_equal(resumed.images, attack.poison(clean, seed=0).images)
     assert [step.stage for step in steps].count("surrogate") == 3, "no epoch is trained twice"
     assert steps[-1] == StageStep("noise", 20, 20, {})

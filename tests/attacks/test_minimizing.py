@@ -27,7 +27,7 @@ from eclipse.data.pixels import to_unit
 from eclipse.diffusion.presets import PAPER
 from eclipse.errors import EclipseError
 from eclipse.purification.compensation import Compensate
-from eclipse.runs.state import Stages, StageStep
+from eclipse.runs.state import StageStep, State
 
 SHAPE = (3, 16, 16)
 RECIPE = Recipe(epochs=3, batch=4, lr=0.1)
@@ -59,8 +59,8 @@ def unit(data: ImageSet) -> tuple[Tensor, Tensor]:
 
 def crafted(attack: Attack, clean: ImageSet, folder: Path) -> tuple[ImageSet, nn.Module]:
     """The poisoned set, and the surrogate as the crafting left it."""
-    poisoned = attack.poison(clean, seed=0, crafting=Stages(folder))
-    network, found = attack.surrogate(clean, seed=0, device="cpu"), Stages(folder).load("surrogate")
+    poisoned = attack.poison(clean, seed=0, crafting=State(folder))
+    network, found = attack.surrogate(clean, seed=0, device="cpu"), State(folder).load("surrogate")
     assert network is not None and found is not None
     state = {name.removeprefix("network."): value for name, value in found[0].items() if name.startswith("network.")}
     network.load_state_dict(state)
@@ -114,7 +114,7 @@ class Killed(Exception):
     pass
 
 
-class Killer(Stages):
+class Killer(State):
     """A crafting that dies at the k-th thing that it saves or tells, before that is saved."""
 
     def __init__(self, folder: Path, k: int) -> None:
@@ -156,8 +156,8 @@ def test_a_crafting_killed_again_and_again_ends_with_the_same_bytes(
 @every_attack
 def test_a_finished_crafting_is_not_done_again(attack: Attack, tmp_path: Path) -> None:
     clean, told = smooth_set(20), list[StageStep]()
-    first = attack.poison(clean, seed=0, crafting=Stages(tmp_path)).images
-    assert np.array_equal(attack.poison(clean, seed=0, crafting=Stages(tmp_path, told.append)).images, first)
+    first = attack.poison(clean, seed=0, crafting=State(tmp_path)).images
+    assert np.array_equal(attack.poison(clean, seed=0, crafting=State(tmp_path, told.append)).images, first)
     assert "surrogate" not in [step.stage for step in told], "it trained"
 
 
@@ -368,7 +368,7 @@ def alternation(
     network, told = network or Pooled(), list[StageStep]()
     moves = moves or min_min(network, PGD(8 / 255, 2 / 255, 2))
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    crafting = Stages(None, told.append)
+    crafting = State(None, told.append)
     return Alternation(network, optimizer, clean or smooth_set(11), rounds, moves, crafting, 0, "cpu"), told
 
 

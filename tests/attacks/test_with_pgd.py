@@ -21,7 +21,7 @@ from eclipse.classifiers.pgd import PGD, gradient, pgd, project
 from eclipse.classifiers.small import SmallNet
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages, StageStep
+from eclipse.runs.state import StageStep, State
 
 RADIUS = 8 / 255
 SHAPE = (3, 5, 4)
@@ -284,25 +284,25 @@ def test_gradients_pass_the_transformations(transform: Callable[[Tensor], Tensor
 
 
 def test_a_stage_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
-    crafting = Stages(tmp_path / "state")
+    crafting = State(tmp_path / "state")
     tensors = {"a": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), "b": torch.tensor(7)}
     assert crafting.load("noise 0") is None
     crafting.save("noise 0", tensors, {"epoch": 3, "best": 0.5})
-    found = Stages(tmp_path / "state").load("noise 0")
+    found = State(tmp_path / "state").load("noise 0")
     assert found is not None and found[1] == {"epoch": 3, "best": 0.5}
     assert all(torch.equal(found[0][name], tensors[name]) for name in tensors) and len(found[0]) == 2
     assert crafting.load("noise 1") is None
 
 
 def test_a_crafting_without_a_folder_keeps_nothing() -> None:
-    crafting = Stages()
+    crafting = State()
     crafting.save("noise", {"a": torch.zeros(1)}, {})
     assert crafting.load("noise") is None
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\xff" * len(b)])
 def test_a_damaged_state_is_named_with_the_remedy(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    crafting = Stages(tmp_path)
+    crafting = State(tmp_path)
     crafting.save("noise", {"a": torch.zeros(100)}, {})
     (file,) = tmp_path.iterdir()
     file.write_bytes(damage(file.read_bytes()))
@@ -347,7 +347,7 @@ def shaken(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return x + 0.05 * torch.randn_like(x).sign()
 
 
-def surrogates(crafting: Stages, **changes: Any) -> list[Classifier]:
+def surrogates(crafting: State, **changes: Any) -> list[Classifier]:
     options = {"augment": noisy, "adversary": shaken, "keep": (1, 3)} | changes
     return train_surrogate(
         new_surrogate("small", labelled(), 0, "cpu"), labelled(), QUICK, crafting, seed=0, device="cpu", **options
@@ -356,11 +356,11 @@ def surrogates(crafting: Stages, **changes: Any) -> list[Classifier]:
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
 def test_a_training_killed_after_any_epoch_ends_with_the_same_checkpoints(tmp_path: Path, epochs: int) -> None:
-    expected = surrogates(Stages())
+    expected = surrogates(State())
     with pytest.raises(Killed):
-        surrogates(Stages(tmp_path, dies_after(epochs)))
+        surrogates(State(tmp_path, dies_after(epochs)))
     told: list[int] = []
-    found = surrogates(Stages(tmp_path, lambda step: told.append(step.done)))
+    found = surrogates(State(tmp_path, lambda step: told.append(step.done)))
     assert [weights(f) for f in found] == [weights(f) for f in expected]
     assert told == list(range(epochs + 1, 5)), "what was done is not done again"
 
@@ -368,14 +368,14 @@ def test_a_training_killed_after_any_epoch_ends_with_the_same_checkpoints(tmp_pa
 def test_checkpoints_are_the_network_after_their_epochs_and_the_last_by_default() -> None:
     network = new_surrogate("small", labelled(), 0, "cpu")
     states = [weights(network) for _ in fit(network, labelled(), QUICK, seed=0, augment=noisy, adversary=shaken)]
-    assert [weights(f) for f in surrogates(Stages(), keep=(1, 3))] == [states[0], states[2]]
-    assert [weights(f) for f in surrogates(Stages(), keep=())] == [states[3]]
+    assert [weights(f) for f in surrogates(State(), keep=(1, 3))] == [states[0], states[2]]
+    assert [weights(f) for f in surrogates(State(), keep=())] == [states[3]]
     assert len(set(states)) == 4
 
 
 def test_surrogates_are_frozen_and_told_of() -> None:
     told: list[StageStep] = []
-    for network in surrogates(Stages(on_step=told.append)):
+    for network in surrogates(State(on_step=told.append)):
         assert not network.training and not any(p.requires_grad for p in network.parameters())
     assert [(step.stage, step.done, step.total) for step in told] == [("surrogate", i, 4) for i in (1, 2, 3, 4)]
     assert all(0 <= step.facts["accuracy"] <= 1 for step in told)
@@ -395,7 +395,7 @@ def draw(rows: slice) -> Tensor:
     return torch.rand(rows.stop - rows.start, 3, 16, 16)
 
 
-def rows_of(crafting: Stages, craft: Callable[[slice], Tensor] = draw, **changes: Any) -> bytes:
+def rows_of(crafting: State, craft: Callable[[slice], Tensor] = draw, **changes: Any) -> bytes:
     noise = craft_rows(labelled(20), crafting, craft, **{"seed": 0, "device": "cpu", **changes})
     assert noise.dtype == np.float16 and noise.shape == (20, 3, 16, 16)
     return noise.tobytes()
@@ -410,14 +410,14 @@ def groups_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("groups", [1, 2, 3])
 def test_noise_killed_after_any_group_ends_with_the_same_bytes(tmp_path: Path, groups: int) -> None:
     with pytest.raises(Killed):
-        rows_of(Stages(tmp_path, dies_after(groups)))
+        rows_of(State(tmp_path, dies_after(groups)))
     seen: list[int] = []
 
     def note(rows: slice) -> Tensor:
         seen.append(rows.start)
         return draw(rows)
 
-    assert rows_of(Stages(tmp_path), note) == rows_of(Stages())
+    assert rows_of(State(tmp_path), note) == rows_of(State())
     assert seen == [0, 8, 16][groups:]
 
 
@@ -428,9 +428,9 @@ def test_a_group_draws_by_seed_stage_and_place_alone() -> None:
         torch.rand(rows.stop)
         return part
 
-    first = rows_of(Stages())
-    assert rows_of(Stages(), greedy) == first
-    assert len({first, rows_of(Stages(), seed=1), rows_of(Stages(), stage="restart 1")}) == 3
+    first = rows_of(State())
+    assert rows_of(State(), greedy) == first
+    assert len({first, rows_of(State(), seed=1), rows_of(State(), stage="restart 1")}) == 3
     noise = np.frombuffer(first, np.float16).reshape(20, -1)
     assert not np.array_equal(noise[:8], noise[8:16])
 
@@ -438,10 +438,10 @@ def test_a_group_draws_by_seed_stage_and_place_alone() -> None:
 @pytest.mark.usefixtures("groups_of_8")
 def test_stages_are_kept_apart_and_told_of(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    crafting = Stages(tmp_path, lambda step: told.append((step.stage, step.done, step.total)))
+    crafting = State(tmp_path, lambda step: told.append((step.stage, step.done, step.total)))
     kept = [rows_of(crafting, stage=stage) for stage in ("restart 1", "restart 2")]
     assert told == [(stage, done, 20) for stage in ("restart 1", "restart 2") for done in (8, 16, 20)]
-    assert kept == [rows_of(Stages(), stage=stage) for stage in ("restart 1", "restart 2")]
+    assert kept == [rows_of(State(), stage=stage) for stage in ("restart 1", "restart 2")]
 
 
 # --- the hooks of training --------------------------------------------------------------------------------

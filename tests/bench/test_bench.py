@@ -29,7 +29,7 @@ from eclipse.bench.sets import load_sets
 from eclipse.data.imageset import ImageSet
 from eclipse.diffusion.presets import FAST, PRESETS
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages, StageStep
+from eclipse.runs.state import StageStep, State
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 COMMAND = str(Path(sys.executable).with_name("eclipse"))
@@ -245,9 +245,9 @@ def test_sets_that_do_not_fit_are_refused(data: Path, name: str, change: dict[st
 
 def test_what_is_made_is_made_once_and_read_back_as_it_was(tmp_path: Path) -> None:
     images = ImageSet(some_images(3), ("a", "b/c", "ü"), np.array([0, 1, 0]), ("cat", "dog"))
-    made: list[Stages] = []
+    made: list[State] = []
 
-    def make(stages: Stages) -> ImageSet:
+    def make(stages: State) -> ImageSet:
         made.append(stages)
         stages.tell("half", 1, 2)
         return images
@@ -264,9 +264,9 @@ def test_what_is_made_is_made_once_and_read_back_as_it_was(tmp_path: Path) -> No
 
 
 def test_two_at_a_time_make_a_set_once(tmp_path: Path) -> None:
-    made: list[Stages] = []
+    made: list[State] = []
 
-    def make(stages: Stages) -> ImageSet:
+    def make(stages: State) -> ImageSet:
         made.append(stages)
         time.sleep(0.3)
         return ImageSet.from_arrays(some_images(2))
@@ -283,7 +283,7 @@ def test_two_at_a_time_make_a_set_once(tmp_path: Path) -> None:
 def test_a_making_that_was_killed_goes_on_and_its_seconds_add_up(tmp_path: Path) -> None:
     cache, folders = Cache(tmp_path / "cache"), list[Path | None]()
 
-    def make(stages: Stages) -> ImageSet:
+    def make(stages: State) -> ImageSet:
         folders.append(stages.folder)
         time.sleep(0.2)
         stages.tell("half", 1, 2)
@@ -298,7 +298,7 @@ def test_a_making_that_was_killed_goes_on_and_its_seconds_add_up(tmp_path: Path)
 
 
 def test_the_seconds_of_a_denoiser_are_told_apart_from_those_of_the_set(tmp_path: Path) -> None:
-    def make(stages: Stages) -> ImageSet:
+    def make(stages: State) -> ImageSet:
         time.sleep(0.2)
         stages.tell("denoiser", 1, 1, seconds=77.0)
         time.sleep(0.1)

@@ -403,14 +403,14 @@ def test_an_error_of_the_disk_is_one_sentence_and_leaves_no_half_output(
     owner, name = {
         "first": (manifests, "write_json"),
         "shards": (shards, "write_whole"),
-        "output": (import_module("eclipse.data.output"), "_publish"),
+        "output": (import_module("eclipse.data.output"), "whole"),
     }[moment]
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, fail)
         said = command(*USE, "images")
     sentence = refusal(said)
     assert "out" in sentence and re.search("choose|run the same command again", sentence), sentence
-    assert not Path("out").exists() and not Path(".out.assembling").exists()
+    assert not Path("out").exists() and not Path(".out.partial").exists()
     assert command(*USE, "images").code == 0
     assert manifest()["status"] == "complete" and len(list(Path("out").rglob("*.png"))) == 20
 

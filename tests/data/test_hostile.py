@@ -487,7 +487,7 @@ def test_a_set_of_bad_images_alone_is_refused(folder: Path, tmp_path: Path) -> N
 
 def test_a_killed_run_leaves_nothing_that_counts_and_the_next_one_clears_it(folder: Path, tmp_path: Path) -> None:
     source = open_source(folder)
-    stale = tmp_path / ".out.assembling"
+    stale = tmp_path / ".out.partial"
     stale.mkdir()
     (stale / "half.png").write_bytes(b"half")
     assemble(source, same(source), tmp_path / "out", None, frozenset())

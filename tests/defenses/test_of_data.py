@@ -20,7 +20,7 @@ from eclipse.defenses import make_defense
 from eclipse.defenses.mixup import draw_share
 from eclipse.defenses.op import _distortion, orthonormal, project
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages, StageStep
+from eclipse.runs.state import StageStep, State
 
 BATCHWISE = ("cutout", "mixup", "cutmix", "op")
 SHAPES = [(3, 32, 32), (3, 16, 24), (1, 16, 16), (4, 24, 16)]
@@ -319,7 +319,7 @@ def test_op_trains_its_linear_classifier_as_published(monkeypatch: pytest.Monkey
 
 def test_op_tells_its_progress() -> None:
     told: list[StageStep] = []
-    make_defense("op", epochs=20, batch=10).prepare(planted(40, (3, 8, 8), 4)[0], stages=Stages(None, told.append))
+    make_defense("op", epochs=20, batch=10).prepare(planted(40, (3, 8, 8), 4)[0], stages=State(None, told.append))
     assert [(step.done, step.total) for step in told] == [(epoch, 20) for epoch in range(1, 21)]
     assert {step.stage for step in told} == {"linear classifier"} and told[-1].facts["accuracy"] > 0.9
 

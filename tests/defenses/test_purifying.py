@@ -30,8 +30,8 @@ from eclipse.diffusion.trusted import train_denoiser
 from eclipse.errors import EclipseError
 from eclipse.purification.algorithm import purify
 from eclipse.purification.compensation import once
-from eclipse.runs.manifest import locked
-from eclipse.runs.state import Stages, StageStep
+from eclipse.runs.files import locked
+from eclipse.runs.state import StageStep, State
 
 SHAPE = (3, 8, 8)
 TRUSTED = ImageSet.from_arrays(some_images(50, seed=7), np.arange(50) % 10)
@@ -192,7 +192,7 @@ def test_eclipse_trusted_refuses_unlabelled_images_before_anything_is_trained() 
     seen: list[StageStep] = []
     with pytest.raises(EclipseError, match="have no labels") as refused:
         unlabelled = ImageSet.from_arrays(TRUSTED.images)
-        make_defense("eclipse-trusted").prepare(noisy_set(5, SHAPE), unlabelled, stages=Stages(on_step=seen.append))
+        make_defense("eclipse-trusted").prepare(noisy_set(5, SHAPE), unlabelled, stages=State(on_step=seen.append))
     one_sentence(refused.value)
     assert seen == []
 
@@ -223,7 +223,7 @@ def test_gray_images_are_purified_as_three_equal_planes(name: str) -> None:
 @pytest.mark.parametrize("name", ["eclipse", "eclipse-paper", "avatar", "one-step"])
 def test_what_cannot_work_is_refused_before_anything_is_trained(name: str) -> None:
     seen: list[StageStep] = []
-    defense, stages = make_defense(name, scale="small"), Stages(on_step=seen.append)
+    defense, stages = make_defense(name, scale="small"), State(on_step=seen.append)
     for data, trusted, words in (
         (noisy_set(5, SHAPE), None, "needs a (few images|clean set) that you trust"),
         (noisy_set(5, SHAPE), TRUSTED[:49], "49 trusted images|images of 8x8"),
@@ -268,8 +268,8 @@ def test_eclipse_goes_on_after_a_kill_and_ends_with_the_same_bytes(stage: str, s
     undisturbed = defense.prepare(data, TRUSTED, seed=0).images
     seen: list[StageStep] = []
     with pytest.raises(Killed):
-        defense.prepare(data, TRUSTED, seed=0, stages=Stages(tmp_path, dying(stage, survived, seen)))
-    resumed = defense.prepare(data, TRUSTED, seed=0, stages=Stages(tmp_path, seen.append)).images
+        defense.prepare(data, TRUSTED, seed=0, stages=State(tmp_path, dying(stage, survived, seen)))
+    resumed = defense.prepare(data, TRUSTED, seed=0, stages=State(tmp_path, seen.append)).images
     assert np.array_equal(resumed, undisturbed)
     purified = [step.done for step in seen if step.stage == "purification"]
     assert purified == [16, 32, 40], "no image is purified twice"
@@ -288,7 +288,7 @@ def trained(steps: list[StageStep]) -> int:
 def test_a_denoiser_is_trained_once_and_shared(tmp_path: Path) -> None:
     seen: list[StageStep] = []
     data = noisy_set(10, SHAPE)
-    stages = [Stages(tmp_path / str(i), seen.append, tmp_path / "shared") for i in range(4)]
+    stages = [State(tmp_path / str(i), seen.append, tmp_path / "shared") for i in range(4)]
     alone = make_defense("eclipse-a").prepare(data, TRUSTED, seed=0)
     for name, place in zip(("eclipse-a", "eclipse-ab"), stages, strict=False):
         assert np.array_equal(make_defense(name).prepare(data, TRUSTED, seed=0, stages=place).images, alone.images)
@@ -303,7 +303,7 @@ def test_another_denoiser_is_trained_where_anything_that_decides_it_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[StageStep] = []
-    stages = Stages(None, seen.append, tmp_path)
+    stages = State(None, seen.append, tmp_path)
     plain: dict[str, Any] = {"iterations": None, "seed": 0, "device": "cpu", "stages": stages}
     for trusted, sigma, changes in (
         (TRUSTED, FAST.sigma, {}),
@@ -323,7 +323,7 @@ def test_another_denoiser_is_trained_where_anything_that_decides_it_differs(
 @pytest.mark.usefixtures("tiny_fast")
 def test_a_denoiser_that_another_process_trains_is_waited_for(tmp_path: Path) -> None:
     def ask(place: Path) -> None:
-        stages = Stages(None, seen.append, place)
+        stages = State(None, seen.append, place)
         kept_denoiser(TRUSTED, "fast", 0.02, iterations=None, seed=0, device="cpu", stages=stages)
 
     seen, place = list[StageStep](), tmp_path / "shared"
@@ -399,7 +399,7 @@ def planted(n: int) -> tuple[ImageSet, ImageSet, NDArray[np.float32]]:
 
 def test_the_perturbation_branch_of_d_vae_finds_a_planted_class_wise_pattern(tmp_path: Path) -> None:
     clean, poisoned, pattern = planted(128)
-    labels, stages = clean.require_labels("test"), Stages(tmp_path)
+    labels, stages = clean.require_labels("test"), State(tmp_path)
     defense = tiny_dvae(epochs=30, free_epochs=6, batch=32, lr=0.01)
     cleaned = defense.prepare(poisoned, seed=0, stages=stages).images
     network = defense.train_network(poisoned, 1, seed=0, device="cpu", stages=stages)  # as it is on record
@@ -433,15 +433,15 @@ def test_d_vae_takes_any_channels_and_sizes_and_keeps_rows(shape: tuple[int, ...
 def test_d_vae_goes_on_after_a_kill_and_ends_with_the_same_bytes(stage: int, survived: int, tmp_path: Path) -> None:
     data, defense, seen = noisy_set(40, SHAPE), tiny_dvae(), list[StageStep]()
     with pytest.raises(Killed):
-        defense.prepare(data, seed=0, stages=Stages(tmp_path, dying(f"d-vae stage {stage}", survived, seen)))
-    resumed = defense.prepare(data, seed=0, stages=Stages(tmp_path, seen.append)).images
+        defense.prepare(data, seed=0, stages=State(tmp_path, dying(f"d-vae stage {stage}", survived, seen)))
+    resumed = defense.prepare(data, seed=0, stages=State(tmp_path, seen.append)).images
     assert np.array_equal(resumed, defense.prepare(data, seed=0).images)
     epochs = [(step.stage, step.done) for step in seen]
     assert epochs == [(f"d-vae stage {number}", epoch) for number in (1, 2) for epoch in (1, 2, 3)]
 
 
 def test_d_vae_takes_the_perturbation_off_twice_and_keeps_what_passes_the_second_bottleneck(tmp_path: Path) -> None:
-    data, defense, stages = noisy_set(20, SHAPE), tiny_dvae(), Stages(tmp_path)
+    data, defense, stages = noisy_set(20, SHAPE), tiny_dvae(), State(tmp_path)
     prepared = defense.prepare(data, seed=0, stages=stages).images
     y = torch.from_numpy(data.require_labels("test"))
 
@@ -455,7 +455,7 @@ def test_d_vae_takes_the_perturbation_off_twice_and_keeps_what_passes_the_second
     assert np.array_equal(
         prepared, drawn(x1, "d-vae fine", lambda x: fine((x - fine(x, y).perturbation).clamp(0, 1), y).image)
     )
-    alone = tiny_dvae().train_network(data.with_images(x1), 2, seed=0, device="cpu", stages=Stages())
+    alone = tiny_dvae().train_network(data.with_images(x1), 2, seed=0, device="cpu", stages=State())
     assert torch.equal(fine.widen.weight, alone.widen.weight), "the second stage is trained on the result of the first"
 
 

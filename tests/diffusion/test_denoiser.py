@@ -20,6 +20,7 @@ from eclipse.diffusion.improved_diffusion import import_checkpoint
 from eclipse.diffusion.presets import PRESETS
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.errors import EclipseError
+from eclipse.runs import files
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ema_0.9999_000100.pt"
 TINY = DenoiserConfig(
@@ -227,7 +228,7 @@ def test_a_killed_save_is_cleaned_up_by_the_next(tmp_path: Path, monkeypatch: py
     older = tiny()
     save_denoiser(older, tmp_path / "d")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_swap", killed)
+        patch.setattr(files, "_swap", killed)
         with pytest.raises(KeyboardInterrupt):
             save_denoiser(tiny(), tmp_path / "d")
     assert torch.equal(predict(load_denoiser(tmp_path / "d")), predict(older))

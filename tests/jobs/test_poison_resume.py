@@ -1,12 +1,9 @@
 """A crafting that is killed goes on and ends with the same bytes; other settings and a second process are refused."""
 
 import errno
-import fcntl
-import os
 import re
-import shutil
 import signal
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -19,13 +16,11 @@ from kit.small_run import FAKE, Kill, ended, start
 
 from eclipse.attacks import ATTACKS
 from eclipse.attacks.crafting import surrogate
-from eclipse.errors import EclipseError
 from eclipse.jobs import poison as poison_job
 from eclipse.jobs.poison import craft_folder
 from eclipse.purification.shards import shard_folder
 from eclipse.runs import state
-from eclipse.runs.manifest import locked
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 
 @pytest.fixture(autouse=True)
@@ -49,13 +44,13 @@ def poison(data: Path, tmp_path: Path, command: Command) -> Command:
 def saves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The stages whose state was saved, one entry each time."""
     done: list[str] = []
-    save = Stages.save
+    save = State.save
 
-    def counted(self: Stages, stage: str, *state: Any) -> None:
+    def counted(self: State, stage: str, *state: Any) -> None:
         save(self, stage, *state)
         done.append(stage)
 
-    monkeypatch.setattr(Stages, "save", counted)
+    monkeypatch.setattr(State, "save", counted)
     return done
 
 
@@ -122,7 +117,7 @@ def test_what_is_done_is_not_done_again(
     assert [stage for stage in whole if stage.startswith("noise")] == [f"noise {row}" for row in range(0, 40, 8)]
     saves.clear()
     again = ("--seed", 1, "--out", tmp_path / "again")
-    killed_after(monkeypatch, Stages, "save", lambda: poison(*again), times=7)
+    killed_after(monkeypatch, State, "save", lambda: poison(*again), times=7)
     before = list(saves)
     assert poison(*again).code == 0
     assert saves == whole and before == whole[:7], "each part is done once"
@@ -188,7 +183,7 @@ def test_other_settings_on_a_complete_output_are_refused_by_name(poison: Command
 def test_other_settings_on_an_unfinished_crafting_are_refused_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch, poison: Command, command: Command, data: Path, tmp_path: Path
 ) -> None:
-    killed_after(monkeypatch, Stages, "save", poison, times=2)
+    killed_after(monkeypatch, State, "save", poison, times=2)
     before = tree_bytes(tmp_path)
     for setting, changes in OTHER.items():
         refused(poison(*changes), setting)
@@ -201,7 +196,7 @@ def test_other_settings_on_an_unfinished_crafting_are_refused_before_anything_is
 def test_an_image_that_changed_is_found_out_and_one_that_was_touched_is_not(
     monkeypatch: pytest.MonkeyPatch, poison: Command, data: Path, tmp_path: Path
 ) -> None:
-    killed_after(monkeypatch, Stages, "save", poison, times=2)
+    killed_after(monkeypatch, State, "save", poison, times=2)
     image = data / "class0" / "000.png"
     content = image.read_bytes()
     image.write_bytes((data / "class0" / "002.png").read_bytes())
@@ -216,14 +211,14 @@ def test_an_image_that_changes_while_the_poison_is_crafted_is_found_out(
     monkeypatch: pytest.MonkeyPatch, poison: Command, data: Path, tmp_path: Path
 ) -> None:
     image, other = data / "class1" / "001.png", data / "class0" / "000.png"
-    content, save = image.read_bytes(), Stages.save
+    content, save = image.read_bytes(), State.save
 
-    def changing(self: Stages, stage: str, *state: Any) -> None:
+    def changing(self: State, stage: str, *state: Any) -> None:
         save(self, stage, *state)
         image.write_bytes(other.read_bytes())
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stages, "save", changing)
+        patch.setattr(State, "save", changing)
         assert "001.png has changed in the meantime; put the old one back and" in refusal(poison())
     assert not (tmp_path / "out").exists() and manifest(tmp_path / "out")["status"] == "failed"
     refused(poison(), "input")
@@ -308,55 +303,3 @@ def test_a_second_process_on_one_output_is_refused_and_a_killed_one_is_in_nobody
         assert (folder / "lock").exists(), "it was killed"
         assert command(*arguments).code == 0
         assert not folder.exists()
-
-
-def test_a_lock_is_gone_when_it_is_given_back(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / ".out.poisoning"
-    with locked(folder, tmp_path / "out"):
-        assert names(folder) == ["lock"]
-        with pytest.raises(EclipseError, match="another process"), locked(folder, tmp_path / "out"):
-            pass
-        assert names(folder) == ["lock"], "the loser leaves the lock alone"
-    assert not folder.exists()
-    with locked(folder, tmp_path / "out"):
-        (folder / "state").write_text("kept")
-    assert names(folder) == ["state"]
-
-
-def test_a_process_that_ends_takes_no_lock_but_its_own(tmp_path: Path) -> None:
-    folder = tmp_path / ".out.poisoning"
-    first = locked(folder, tmp_path / "out")
-    first.__enter__()
-    shutil.rmtree(folder)  # as at the end of a run, while it still holds the lock
-    with locked(folder, tmp_path / "out"):
-        first.__exit__(None, None, None)
-        with pytest.raises(EclipseError, match="another process"), locked(folder, tmp_path / "out"):
-            pass
-
-
-def test_a_lock_that_was_removed_while_it_was_waited_for_does_not_count(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    folder, flock, tries = tmp_path / ".out.poisoning", fcntl.flock, []
-
-    def removing(descriptor: int, how: int) -> None:
-        if not tries:
-            shutil.rmtree(folder)  # the process before has just ended
-        tries.append(descriptor)
-        flock(descriptor, how)
-
-    monkeypatch.setattr(fcntl, "flock", removing)
-    with locked(folder, tmp_path / "out"):
-        assert len(tries) == 2 and (folder / "lock").exists()
-
-
-@pytest.mark.parametrize(("code", "works"), [(errno.ENOTSUP, True), (errno.ENOLCK, True), (errno.EIO, False)])
-def test_a_file_system_without_locks_is_no_hindrance(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int, works: bool
-) -> None:
-    def fail(descriptor: int, how: int) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fcntl, "flock", fail)
-    with nullcontext() if works else pytest.raises(OSError), locked(tmp_path / ".out", tmp_path / "out"):
-        pass

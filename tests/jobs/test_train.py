@@ -22,7 +22,7 @@ from eclipse.defenses.defense import Defense
 from eclipse.defenses.victim import check_sets, train_victim
 from eclipse.errors import EclipseError
 from eclipse.jobs import train
-from eclipse.runs.state import Stages, StageStep
+from eclipse.runs.state import StageStep, State
 
 QUICK = Recipe(epochs=4, batch=16, lr=0.05, pad=1)
 
@@ -100,18 +100,18 @@ def test_a_defense_acts_on_network_steps_and_batches_in_this_order() -> None:
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path, name: str) -> None:
     defense = make_defense(name, scale="small")
 
-    def go(stages: Stages) -> victim.Trained:
+    def go(stages: State) -> victim.Trained:
         return train_victim(labelled(), labelled(8, seed=1), defense, "small", QUICK, seed=3, stages=stages)
 
     def die(step: StageStep) -> None:
         if step.done == 2:
             raise Killed
 
-    whole = go(Stages())
+    whole = go(State())
     with pytest.raises(Killed):
-        go(Stages(tmp_path, die))
+        go(State(tmp_path, die))
     told: list[int] = []
-    rest = go(Stages(tmp_path, lambda step: told.append(step.done)))
+    rest = go(State(tmp_path, lambda step: told.append(step.done)))
     assert told == [3, 4]
     weights, same = (trained.network.state_dict() for trained in (whole, rest))
     assert all(torch.equal(weights[name], same[name]) for name in weights)
@@ -214,14 +214,14 @@ def test_an_interrupted_command_goes_on_and_other_settings_are_refused(
     expected = json.loads((data / "run" / "result.json").read_text())
     again = [data / "again" if option == data / "run" else option for option in whole]
 
-    save = Stages.save
+    save = State.save
 
-    def save_and_die(self: Stages, stage: str, *rest: Any) -> None:
+    def save_and_die(self: State, stage: str, *rest: Any) -> None:
         save(self, stage, *rest)
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Stages, "save", save_and_die)
+        patch.setattr(State, "save", save_and_die)
         command(*again)
     assert json.loads((data / "again.run.json").read_text())["status"] == "started"
     assert "was made with recipe epochs = 2 and this run asks for 5" in refusal(command(*again, "--epochs", "5"))

@@ -15,7 +15,7 @@ from eclipse.classifiers.fit import Recipe
 from eclipse.classifiers.pgd import PGD, pgd
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Fake(SurrogateAttack):
     def __post_init__(self) -> None:
         check_radius("Fake", self.radius)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
         """Train the surrogate, then perturb."""
         check_classes("Fake", clean, least=3)
-        crafting = crafting or Stages()
+        crafting = crafting or State()
         (network,) = train_surrogate(
             self.surrogate(clean, seed=seed, device=device), clean, self.recipe, crafting, seed=seed, device=device
         )

@@ -65,7 +65,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "training step": (training, "draw"),
     "denoised batch": (stream, "denoise"),
     "shard": (shards.Shards, "add"),
-    "saved state": (state.Stages, "save"),
+    "saved state": (state.State, "save"),
 }
 
 
@@ -91,7 +91,7 @@ def run(arguments: list[str], log: Path, kill: Kill | None) -> None:
     presets.PRESETS["fast"] = replace(FAST, denoiser=CONFIG, training=replace(FAST.training, batch=4))
     ATTACKS.update(FAKE)
     surrogate.ROWS = 8
-    state.Stages.save = slowly(state.Stages.save)  # type: ignore[method-assign]
+    state.State.save = slowly(state.State.save)  # type: ignore[method-assign]
     stream.denoise, training.draw = slowly(stream.denoise), slowly(training.draw)
     if kill:
         owner, name = MOMENTS[kill.what]

@@ -15,15 +15,8 @@ from eclipse.compute import device
 from eclipse.compute.device import channels_last, compute_dtype, describe_device, resolve_device, seeded
 from eclipse.errors import EclipseError
 from eclipse.runs import manifest
-from eclipse.runs.manifest import (
-    check_same_settings,
-    command,
-    read_settings,
-    run_json,
-    versions,
-    write_json,
-    write_whole,
-)
+from eclipse.runs.files import write_json, write_whole
+from eclipse.runs.manifest import check_same_settings, command, read_settings, run_json, versions
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1]", "\udcff"])
@@ -85,7 +78,7 @@ def test_data_are_on_the_disk_before_the_old_file_goes(tmp_path: Path, monkeypat
 
 def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
     killed = (
-        "import os, pathlib, sys; from eclipse.runs.manifest import write_whole; "
+        "import os, pathlib, sys; from eclipse.runs.files import write_whole; "
         "os.fsync = lambda descriptor: os.kill(os.getpid(), 9); "
         "write_whole(pathlib.Path(sys.argv[1]), b'half')"
     )

@@ -19,7 +19,7 @@ from eclipse.diffusion.presets import PAPER
 from eclipse.diffusion.unet import UNet
 from eclipse.errors import EclipseError, unknown
 from eclipse.purification.compensation import SIGMA, P, Q, check_parameters, corrupt
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 WIDTHS = (8, 24, 48)  # of ``compact``, a tenth of the cost of preset ``fast``: 800 passes/s on one core
 
@@ -89,7 +89,7 @@ class ADP(Attack):
         self._pgd()
         self._rounds()
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
         """Craft the noise and add it: about 10 rounds of ``steps`` passes for each image."""
         check_classes("ADP", clean)
         network = self.surrogate(clean, seed=seed, device=device)
@@ -99,7 +99,7 @@ class ADP(Attack):
             clean,
             self._rounds(),
             min_min(network, self._pgd(), compensated(self.p, self.sigma, self.q)),
-            crafting or Stages(),
+            crafting or State(),
             seed,
             device,
         ).craft()

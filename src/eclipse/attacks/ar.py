@@ -14,7 +14,7 @@ from eclipse.classifiers.pgd import scaled_radius
 from eclipse.compute.randomness import normal_like
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class AR(Attack):
         if self.coefficients is not None:
             _check_blocks(self.coefficients)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
         """Perturb every image; its perturbation depends on (seed, class, id) alone; needs no device.
 
         About 0.1 s for 1,000 images of 3x32x32 on one core.

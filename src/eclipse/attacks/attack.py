@@ -12,7 +12,7 @@ from eclipse.attacks.crafting.surrogate import new_surrogate
 from eclipse.classifiers.classifier import Classifier
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 
 class Attack(ABC):
@@ -35,7 +35,7 @@ class Attack(ABC):
     small: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
         """Return the same rows with perturbed pixels; labels, ids and order stay.
 
         Args:

@@ -17,7 +17,7 @@ from eclipse.classifiers.fit import RECIPES, Recipe
 from eclipse.classifiers.pgd import PGD, Loss, adversary
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import unknown
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 VARIANTS = ("push", "pull")
 
@@ -78,10 +78,10 @@ class EFP(SurrogateAttack):
         if self.variant not in VARIANTS:
             raise unknown("variant of EFP", self.variant, VARIANTS)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
         """Train the reference and move the features of every image."""
         check_classes("EFP", clean)
-        crafting = crafting or Stages()
+        crafting = crafting or State()
         (network,) = train_surrogate(
             self.surrogate(clean, seed=seed, device=device),
             clean,

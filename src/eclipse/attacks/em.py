@@ -12,7 +12,7 @@ from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.classifiers.fit import Recipe, make_optimizer
 from eclipse.classifiers.pgd import PGD
 from eclipse.data.imageset import ImageSet
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 _WHOLE = 0.01  # levels; a float16 that stands for 8 levels may be this much short of them
 
@@ -74,7 +74,7 @@ class EM(SurrogateAttack):
         self._pgd()
         self._rounds()
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
         """Craft the noise and add it: about 10 rounds of ``steps`` passes for each image."""
         check_classes("EM", clean)
         network = self.surrogate(clean, seed=seed, device=device)
@@ -85,7 +85,7 @@ class EM(SurrogateAttack):
             clean,
             rounds,
             min_min(network, self._pgd()),
-            crafting or Stages(),
+            crafting or State(),
             seed,
             device,
         ).craft()

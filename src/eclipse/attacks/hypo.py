@@ -14,7 +14,7 @@ from eclipse.attacks.crafting.transforms import flip_shift
 from eclipse.classifiers.fit import RECIPES, Recipe
 from eclipse.classifiers.pgd import PGD, adversary, cross_entropy
 from eclipse.data.imageset import ImageSet
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 _RECIPE = Recipe(epochs=10, batch=128, lr=0.1, weight_decay=5e-4)
 
@@ -65,10 +65,10 @@ class HYPO(SurrogateAttack):
         self._how()
         self._against()
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
         """Train the surrogate and perturb every image towards its own class."""
         check_classes("HYPO", clean)
-        crafting = crafting or Stages()
+        crafting = crafting or State()
         (network,) = train_surrogate(
             self.surrogate(clean, seed=seed, device=device),
             clean,

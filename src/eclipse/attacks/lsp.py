@@ -14,7 +14,7 @@ from eclipse.classifiers.pgd import scaled_radius
 from eclipse.compute.randomness import normal_like, stream
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 _CLASS_SEP = 10.0  # half the side of the hypercube, as in the authors' code
 
@@ -45,7 +45,7 @@ class LSP(Attack):
         if self.radius <= 0:
             raise EclipseError(f"LSP radius {self.radius:g}; expected more than 0, such as the default 1.3")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
         """Perturb every image; its perturbation depends on (seed, class, id) alone; needs no device."""
         channels, height, width = clean.images.shape[1:]
         patch = self._patch(height, width)

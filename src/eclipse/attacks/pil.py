@@ -18,7 +18,7 @@ from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 
 class LinearNet(Classifier):
@@ -74,11 +74,11 @@ class PIL(Attack):
         if not 0 < self.balance <= 1:
             raise EclipseError(f"PIL balance {self.balance:g}; expected more than 0 and at most 1, such as 0.9")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
         """Train the linear surrogate, then optimize the noise of every image against it."""
         check_classes("PIL", clean)
         labels = torch.from_numpy(clean.require_labels("PIL").copy())
-        crafting = crafting or Stages()
+        crafting = crafting or State()
         recipe = Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr, schedule="cosine", pad=0, flip=False)
         (network,) = train_surrogate(
             self.surrogate(clean, seed=seed, device=device), clean, recipe, crafting, seed=seed, device=device

@@ -14,7 +14,7 @@ from eclipse.classifiers.fit import Recipe, make_optimizer
 from eclipse.classifiers.pgd import PGD, cross_entropy, pgd
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class REM(SurrogateAttack):
         self._adversary()
         self._rounds(1)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
         """Train the surrogate, craft the noise against it and add it: about 7,700 passes an image as published."""
         check_classes("REM", clean)
         network = self.surrogate(clean, seed=seed, device=device)
@@ -92,7 +92,7 @@ class REM(SurrogateAttack):
             clean,
             rounds,
             self._moves(network),
-            crafting or Stages(),
+            crafting or State(),
             seed,
             device,
         ).craft()

@@ -16,7 +16,7 @@ from eclipse.classifiers.fit import RECIPES, Recipe, unit_rows
 from eclipse.classifiers.pgd import PGD, Loss, cross_entropy, gradient, project
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError, unknown
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 VARIANTS = {"sep": 30, "fa": 30, "fa-vr": 15}
 """How many checkpoints each variant takes in the paper."""
@@ -83,10 +83,10 @@ class SEP(SurrogateAttack):
         if self.inner < 1:
             raise EclipseError(f"{self.inner} inner steps of SEP; expected at least 1")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
         """Train the surrogate and perturb every image towards the class half of those that the set has further on."""
         check_classes("SEP", clean)
-        crafting = crafting or Stages()
+        crafting = crafting or State()
         networks = train_surrogate(
             self.surrogate(clean, seed=seed, device=device),
             clean,

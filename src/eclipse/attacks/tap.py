@@ -19,7 +19,7 @@ from eclipse.classifiers.pgd import PGD, Transform, cross_entropy
 from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 _RECIPE = Recipe(
     epochs=40, batch=128, lr=0.1, weight_decay=5e-4, nesterov=True, pad=0, flip=False,
@@ -72,10 +72,10 @@ class TAP(SurrogateAttack):
         if self.restarts < 1:
             raise EclipseError(f"TAP restarts {self.restarts}; expected at least 1")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
         """Train the surrogate and perturb every image towards the next class that the set has."""
         check_classes("TAP", clean)
-        crafting = crafting or Stages()
+        crafting = crafting or State()
         transform = _augmentation(clean, device)
         (network,) = train_surrogate(
             self.surrogate(clean, seed=seed, device=device),

@@ -11,7 +11,7 @@ from eclipse.attacks.attack import Attack, check_radius, levels
 from eclipse.attacks.crafting.perturbation import perturb
 from eclipse.compute.randomness import stream
 from eclipse.data.imageset import ImageSet
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class URP(Attack):
     def __post_init__(self) -> None:
         check_radius("URP", self.radius)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: Stages | None = None) -> ImageSet:
+    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
         """Add to every image the noise of its class, made from (seed, class) alone; needs no device."""
         shape = clean.images.shape[1:]
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.manifest import locked, write_json
-from eclipse.runs.state import DENOISER, Stages, StageStep
+from eclipse.runs.files import locked, write_json
+from eclipse.runs.state import DENOISER, StageStep, State
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Cache:
         self,
         kind: str,
         decides: Mapping[str, Any],
-        make: Callable[[Stages], ImageSet],
+        make: Callable[[State], ImageSet],
         on_step: Callable[[StageStep], None],
     ) -> Kept:
         """A set that is made unless it was before.
@@ -97,7 +97,7 @@ class Cache:
                 return _read(path)
             write_json(work / "decides.json", decides)
             told = _Timed(work / "seconds.json", on_step)
-            images = make(Stages(work / "stages", told, self.folder / "denoisers"))
+            images = make(State(work / "stages", told, self.folder / "denoisers"))
             kept = Kept(images, images.fingerprint(), round(told.seconds(), 2), False, round(told.denoiser, 2))
             _write(path, kept)
             shutil.rmtree(work / "stages", ignore_errors=True)

@@ -19,7 +19,7 @@ from eclipse.defenses.defense import Defense
 from eclipse.defenses.victim import Trained, train_victim
 from eclipse.parameters import all_fields
 from eclipse.runs.manifest import date, versions
-from eclipse.runs.state import Stages, StageStep
+from eclipse.runs.state import StageStep, State
 
 Tell = Callable[[StageStep], None]
 
@@ -77,7 +77,7 @@ class Bench:
             self.recipe,
             seed=choice.seed,
             device=self.device,
-            stages=Stages(None, tell),
+            stages=State(None, tell),
         )
         return {
             "version": VERSION,
@@ -124,7 +124,7 @@ class Bench:
         if attack is None:
             return Kept(self._kept.load(fingerprint), fingerprint, 0.0, True)
 
-        def make(stages: Stages) -> ImageSet:
+        def make(stages: State) -> ImageSet:
             clean = self._kept.load(fingerprint)
             return attack.poison(clean, seed=self.grid.attacks.seed, device=self.device, crafting=stages)
 
@@ -136,7 +136,7 @@ class Bench:
         if defense.preparation() is None:
             return poisoned
 
-        def make(stages: Stages) -> ImageSet:
+        def make(stages: State) -> ImageSet:
             trusted = self._trusted(defense)
             images = None if trusted is None else self._kept.load(trusted)
             return defense.prepare(poisoned.images, images, seed=seed, device=self.device, stages=stages)

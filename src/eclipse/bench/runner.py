@@ -21,7 +21,7 @@ from eclipse.bench.grid import VERSION, Choice
 from eclipse.compute.device import enough_memory
 from eclipse.compute.memory import keep_freed_memory
 from eclipse.errors import EclipseError, unknown
-from eclipse.runs.manifest import locked, write_json
+from eclipse.runs.files import locked, write_json
 from eclipse.runs.state import StageStep
 
 

@@ -40,7 +40,7 @@ def verify(
     from eclipse.cli.show import Show, facts
     from eclipse.data.source import open_source
     from eclipse.jobs import verify
-    from eclipse.runs.manifest import write_json
+    from eclipse.runs.files import write_json
 
     columns = {"image_column": image_column, "label_column": label_column}
     sources = open_source(poisoned, **columns), open_source(clean, **columns)

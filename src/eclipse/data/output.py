@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from eclipse.data.convert import class_folders, to_folder, to_npz, to_parquet, t
 from eclipse.data.layouts.folder import FolderStore
 from eclipse.data.store import Replacements, Source
 from eclipse.errors import EclipseError, unknown
+from eclipse.runs.files import whole
 
 FORMATS: dict[str, Callable[[Source, Path, Replacements], None]] = {
     "folder": to_folder,
@@ -75,17 +75,16 @@ def assemble(
         raise EclipseError(f"all {len(source)} images of {source.spec} were left out; expected at least one good one")
     digest = hashlib.sha256()
     new = Replacements(_digested(pictures, digest), skipped)
-    target = out.with_name(f".{out.name}.assembling")
-    with _one_sentence(out), _removed(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if _keeps_layout(source, format):
-            if source.store.is_folder:
-                target.mkdir()
-            source.store.write(target, source.span, new)
-        else:
-            FORMATS[format or "parquet"](source, target, new)
-        new.finish()
-        _publish(target, out)
+    with _one_sentence(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with whole(out) as target:
+            if _keeps_layout(source, format):
+                if source.store.is_folder:
+                    target.mkdir()
+                source.store.write(target, source.span, new)
+            else:
+                FORMATS[format or "parquet"](source, target, new)
+            new.finish()
     return digest.hexdigest()
 
 
@@ -155,41 +154,6 @@ def _check_content(source: Source, format: str | None) -> None:
 
         assert isinstance(source.store, TableStore)
         source.store.check_others(format)
-
-
-@contextmanager
-def _removed(target: Path) -> Iterator[None]:
-    """Remove what an interrupted run left at a path, and what this one leaves there."""
-    _remove(target)
-    try:
-        yield
-    finally:
-        _remove(target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _publish(target: Path, out: Path) -> None:
-    """Give a finished output its name, after its content has reached the disk."""
-    if target.is_dir():
-        os.sync()  # one call for what may be a million files
-    else:
-        _flush(target)
-    os.replace(target, out)
-    _flush(out.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.parameters import all_fields
 from eclipse.purification.algorithm import Purification
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class AVATAR(Defense):
         *,
         seed: int = 0,
         device: str = "cpu",
-        stages: Stages | None = None,
+        stages: State | None = None,
     ) -> ImageSet:
         """Purify the images with the given denoiser, or with one of the trusted images."""
-        stages = stages or Stages()
+        stages = stages or State()
         if self.denoiser is None:
             clean = need(trusted, "AVATAR", "a clean set")
             return self._trained().purify(data, clean, seed=seed, device=device, stages=stages)

@@ -11,7 +11,7 @@ from eclipse.classifiers.fit import Recipe, make_optimizer
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
 from eclipse.parameters import all_fields
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 
 class Defense:
@@ -50,7 +50,7 @@ class Defense:
         *,
         seed: int = 0,
         device: str = "cpu",
-        stages: Stages | None = None,
+        stages: State | None = None,
     ) -> ImageSet:
         """Return the set to train on.
 

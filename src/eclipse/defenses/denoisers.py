@@ -15,14 +15,14 @@ from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.presets import get_preset
 from eclipse.diffusion.training import TrainStep
 from eclipse.diffusion.trusted import settings, train_denoiser, train_into
-from eclipse.runs.manifest import locked
-from eclipse.runs.state import DENOISER, Stages
+from eclipse.runs.files import locked
+from eclipse.runs.state import DENOISER, State
 
 TELL_EVERY_S = 1.0
 
 
 def kept_denoiser(
-    trusted: ImageSet, preset: str, sigma: float, *, iterations: int | None, seed: int, device: str, stages: Stages
+    trusted: ImageSet, preset: str, sigma: float, *, iterations: int | None, seed: int, device: str, stages: State
 ) -> Denoiser:
     """Train a denoiser on trusted images, or load the one that was trained on them before.
 
@@ -76,7 +76,7 @@ def _name(images: NDArray[np.uint8], preset: str, iterations: int | None, sigma:
 class _Told:
     """Tells the steps of a training, about one a second."""
 
-    def __init__(self, stages: Stages, total: int) -> None:
+    def __init__(self, stages: State, total: int) -> None:
         self.stages, self.total, self.last = stages, total, -TELL_EVERY_S
 
     def __call__(self, step: TrainStep) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense, need
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 _PREFIX = "trusted/"
 
@@ -33,7 +33,7 @@ class Dilution(Defense):
         *,
         seed: int = 0,
         device: str = "cpu",
-        stages: Stages | None = None,
+        stages: State | None = None,
     ) -> ImageSet:
         """Append the trusted images; their ids get a prefix that makes them unlike those of the others."""
         trusted = fitting(data, trusted, "dilution")
@@ -70,7 +70,7 @@ class TrustedOnly(Defense):
         *,
         seed: int = 0,
         device: str = "cpu",
-        stages: Stages | None = None,
+        stages: State | None = None,
     ) -> ImageSet:
         """Return the trusted images in place of the others; the ids of repeated ones get the number of the copy."""
         trusted = fitting(data, trusted, "trusted-only")

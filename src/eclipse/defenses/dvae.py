@@ -16,7 +16,7 @@ from eclipse.data.pixels import quantize, to_unit
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.disentangling import DisentanglingVAE, Parts
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages, pack, unpack
+from eclipse.runs.state import State, pack, unpack
 
 _ROWS = 256  # purified at a time; part of what decides the bytes
 _GFLOP = 0.84  # of one pass of one 32x32 image at the published width, a multiply-add counted as two
@@ -86,19 +86,19 @@ class DVAE(Defense):
         *,
         seed: int = 0,
         device: str = "cpu",
-        stages: Stages | None = None,
+        stages: State | None = None,
     ) -> ImageSet:
         """Train on the images, take off their perturbations, and do so again."""
         data.require_labels("the defense D-VAE")
         if not len(data):
             raise EclipseError("D-VAE is trained on the images that it purifies, and there are 0; expected more")
         how: dict[str, Any] = {"seed": seed, "device": resolve_device(device)}
-        rough = self.train_network(data, 1, stages=stages or Stages(), **how)
+        rough = self.train_network(data, 1, stages=stages or State(), **how)
         x1 = _mapped(data, lambda x, y: x - rough(x, y).perturbation, "d-vae rough", **how)
-        fine = self.train_network(x1, 2, stages=stages or Stages(), **how)
+        fine = self.train_network(x1, 2, stages=stages or State(), **how)
         return _mapped(x1, lambda x, y: fine((x - fine(x, y).perturbation).clamp(0, 1), y).image, "d-vae fine", **how)
 
-    def train_network(self, data: ImageSet, stage: int, *, seed: int, device: str, stages: Stages) -> DisentanglingVAE:
+    def train_network(self, data: ImageSet, stage: int, *, seed: int, device: str, stages: State) -> DisentanglingVAE:
         """Train the network of the first or the second stage, going on after the last epoch that is on record."""
         name, target = f"d-vae stage {stage}", self.targets[stage - 1]
         network = self._network(data, name, seed).to(device)

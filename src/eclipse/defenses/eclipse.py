@@ -16,7 +16,7 @@ from eclipse.errors import EclipseError
 from eclipse.parameters import all_fields
 from eclipse.purification.algorithm import purification
 from eclipse.purification.compensation import Compensate, check_parameters, once
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 _PARTS = ("A", "B", "C", "AB", "AC", "BC", "ABC")
 
@@ -80,10 +80,10 @@ class ECLIPSE(Defense):
         *,
         seed: int = 0,
         device: str = "cpu",
-        stages: Stages | None = None,
+        stages: State | None = None,
     ) -> ImageSet:
         """Purify (part A), and write parts B and C into the data where they are to be drawn once."""
-        purified = self._purified(data, trusted, seed, device, stages or Stages())
+        purified = self._purified(data, trusted, seed, device, stages or State())
         if self.compensation == "online" or self.parts == "A":
             return purified
         p, sigma, q = self._corruption()
@@ -113,7 +113,7 @@ class ECLIPSE(Defense):
         """With the training of the denoiser, by operations, for a ResNet-18, 80 epochs and 50,000 32x32 images."""
         return 1.0 + (self._purification().cost() if "A" in self.parts else 0.0)
 
-    def _purified(self, data: ImageSet, trusted: ImageSet | None, seed: int, device: str, stages: Stages) -> ImageSet:
+    def _purified(self, data: ImageSet, trusted: ImageSet | None, seed: int, device: str, stages: State) -> ImageSet:
         if "A" not in self.parts:
             return data
         clean = need(trusted, "ECLIPSE", "a few images")
@@ -149,7 +149,7 @@ class ECLIPSEWithTrusted(ECLIPSE):
         """What decides the images that the trusted ones are appended to."""
         return {"defense": "ECLIPSEWithTrusted", "before": super().preparation()}
 
-    def _purified(self, data: ImageSet, trusted: ImageSet | None, seed: int, device: str, stages: Stages) -> ImageSet:
+    def _purified(self, data: ImageSet, trusted: ImageSet | None, seed: int, device: str, stages: State) -> ImageSet:
         both = Dilution().prepare(data, trusted)  # first, since it refuses trusted images that do not fit the others
         purified = super()._purified(data, trusted, seed, device, stages)
         return both.with_images(np.concatenate([purified.images, both.images[len(data) :]]))

@@ -11,7 +11,7 @@ from PIL import Image
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ISSG(Defense):
         *,
         seed: int = 0,
         device: str = "cpu",
-        stages: Stages | None = None,
+        stages: State | None = None,
     ) -> ImageSet:
         """Turn every image gray; nothing is random, and the device is not used."""
         return _redraw(data, "ISS-G", lambda picture: picture.convert("L"))
@@ -66,7 +66,7 @@ class ISSJ(Defense):
         *,
         seed: int = 0,
         device: str = "cpu",
-        stages: Stages | None = None,
+        stages: State | None = None,
     ) -> ImageSet:
         """Compress every image; nothing is random, and the device is not used."""
         return _redraw(data, "ISS-J", self._compressed)

@@ -11,7 +11,7 @@ from eclipse.defenses.purifying import TrainedPurification
 from eclipse.errors import EclipseError
 from eclipse.parameters import all_fields
 from eclipse.purification.algorithm import Purification
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class OneStep(Defense):
         *,
         seed: int = 0,
         device: str = "cpu",
-        stages: Stages | None = None,
+        stages: State | None = None,
     ) -> ImageSet:
         """Noise and denoise every image once."""
         clean = need(trusted, "one-step", "a few images")
-        return self._trained().purify(data, clean, seed=seed, device=device, stages=stages or Stages())
+        return self._trained().purify(data, clean, seed=seed, device=device, stages=stages or State())
 
     def settings(self) -> dict[str, Any]:
         """All fields, with the preset's numbers."""

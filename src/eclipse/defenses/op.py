@@ -17,7 +17,7 @@ from eclipse.data.pixels import quantize, to_unit
 from eclipse.defenses.cutmix import CutMix
 from eclipse.defenses.defense import Defense
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 _ROWS = 1024  # projected at once
 
@@ -67,7 +67,7 @@ class OP(Defense):
         *,
         seed: int = 0,
         device: str = "cpu",
-        stages: Stages | None = None,
+        stages: State | None = None,
     ) -> ImageSet:
         """Project what a linear classifier of these images looks at out of them."""
         data.require_labels("the defense OP")
@@ -77,7 +77,7 @@ class OP(Defense):
                 f"{data.num_classes} classes of images of {values} values for OP, which removes one direction a class; "
                 "expected 2 classes or more, and more values than classes"
             )
-        basis = orthonormal(self._weights(data, seed, device, stages or Stages()))
+        basis = orthonormal(self._weights(data, seed, device, stages or State()))
         projected = np.empty_like(data.images)
         for first in range(0, len(data), _ROWS):
             rows = slice(first, first + _ROWS)
@@ -95,7 +95,7 @@ class OP(Defense):
             return x, y
         return CutMix(p=0.5, beta=1.0).augment(_distortion(x.shape[1] == 3)(x), y, num_classes)
 
-    def _weights(self, data: ImageSet, seed: int, device: str, stages: Stages) -> Tensor:
+    def _weights(self, data: ImageSet, seed: int, device: str, stages: State) -> Tensor:
         """The weights of a linear classifier of the images, (classes, values)."""
         with seeded(seed, "op"):
             layer = nn.Linear(math.prod(data.images.shape[1:]), data.num_classes, bias=False)

@@ -18,7 +18,7 @@ from eclipse.diffusion.presets import get_preset
 from eclipse.diffusion.trusted import levels, settings
 from eclipse.errors import EclipseError
 from eclipse.purification.algorithm import Purification, absorb, denoise, group_size, prepare
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 SAVE_EVERY_S = 30.0  # what a kill may cost, as with the training of a denoiser
 
@@ -47,7 +47,7 @@ class TrainedPurification:
         self.how.indices(self._planned())
         settings((), self.preset, self.iterations, None, self.how.sigma, seed=0)  # refuses less than one iteration
 
-    def purify(self, data: ImageSet, trusted: ImageSet, *, seed: int, device: str, stages: Stages) -> ImageSet:
+    def purify(self, data: ImageSet, trusted: ImageSet, *, seed: int, device: str, stages: State) -> ImageSet:
         """Train the denoiser, or load it, and purify; images that it does not take are refused before its training."""
         check_images(data, self._planned())
         sigma, iterations = self.how.sigma, self.iterations
@@ -76,7 +76,7 @@ class TrainedPurification:
 
 
 def purify_set(
-    data: ImageSet, denoiser: Denoiser, how: Purification, *, seed: int, device: str, stages: Stages
+    data: ImageSet, denoiser: Denoiser, how: Purification, *, seed: int, device: str, stages: State
 ) -> ImageSet:
     """Purify all images of a set, with the bytes of ``purification.purify``; a killed purification goes on.
 
@@ -116,7 +116,7 @@ def check_images(data: ImageSet, denoiser: Denoiser) -> None:
     denoiser.check_size(*data.images.shape[2:])
 
 
-def _restore(stages: Stages, out: NDArray[np.uint8]) -> int:
+def _restore(stages: State, out: NDArray[np.uint8]) -> int:
     """Read back the rows that were purified before a kill; return how many."""
     done = 0
     while done < len(out) and (found := stages.load(f"purified {done}")):

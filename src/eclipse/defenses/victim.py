@@ -14,7 +14,7 @@ from eclipse.compute.device import channels_last, enough_memory, seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages, pack, unpack
+from eclipse.runs.state import State, pack, unpack
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def train_victim(
     *,
     seed: int,
     device: str = "cpu",
-    stages: Stages | None = None,
+    stages: State | None = None,
     compiled: bool = False,
 ) -> Trained:
     """Train a victim on a prepared set and measure it after every epoch.
@@ -70,7 +70,7 @@ def train_victim(
     Raises:
         EclipseError: sets that do not fit each other, or a network that does not fit the images or the device.
     """
-    stages = stages or Stages()
+    stages = stages or State()
     classes = check_sets(data, test)
     epochs: list[dict[str, float]] = []
     before = 0.0

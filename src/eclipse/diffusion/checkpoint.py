@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.errors import EclipseError
+from eclipse.runs.files import whole
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 REMEDY = "give a folder made by 'eclipse denoiser train' or 'eclipse denoiser import'"
@@ -27,15 +27,13 @@ def save_denoiser(denoiser: Denoiser, folder: Path) -> None:
     An older denoiser in the same place is replaced; a folder that holds anything else is refused.
     """
     folder = Path(folder).absolute()
-    partial = folder.with_name(f".{folder.name}.partial")
     try:
         _check_replaceable(folder)
-        shutil.rmtree(partial, ignore_errors=True)  # what an earlier save left when it was killed
-        partial.mkdir(parents=True)
-        _write(denoiser, partial)
-        _swap(partial, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with whole(folder) as partial:
+            partial.mkdir()
+            _write(denoiser, partial)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         reason = error.strerror or error
         raise EclipseError(f"cannot write the denoiser to {folder}: {reason}; choose another place") from error
 
@@ -83,16 +81,6 @@ def _check_replaceable(folder: Path) -> None:
         raise EclipseError(
             f"{folder} holds more than a denoiser; expected a new path or an older denoiser: choose another"
         )
-
-
-def _swap(partial: Path, folder: Path) -> None:
-    """Put a finished folder in place of an older one; a kill leaves at least one of the two, whole."""
-    old = partial.with_suffix(".old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _read_config(folder: Path) -> tuple[DenoiserConfig, str]:

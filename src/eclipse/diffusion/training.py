@@ -24,7 +24,8 @@ from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
 from eclipse.diffusion.loss import hybrid_loss
 from eclipse.diffusion.presets import Training
 from eclipse.errors import EclipseError
-from eclipse.runs.manifest import check_same_settings, write_whole
+from eclipse.runs.files import write_whole
+from eclipse.runs.manifest import check_same_settings
 
 MIN_IMAGES = 50
 CHECKPOINT_EVERY_S = 30.0

@@ -27,7 +27,8 @@ from eclipse.errors import EclipseError
 from eclipse.jobs import purify
 from eclipse.purification.compensation import Compensate
 from eclipse.purification.stream import Progress
-from eclipse.runs.manifest import command, versions, write_json
+from eclipse.runs.files import write_json
+from eclipse.runs.manifest import command, versions
 
 TRUSTED, TEST = 0.1, 0.25  # shares of the data; a small set needs more trusted images than the paper's 4%
 

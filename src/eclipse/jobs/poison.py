@@ -29,19 +29,9 @@ from eclipse.data.source import load_imageset, open_source
 from eclipse.data.store import Row, Source
 from eclipse.errors import EclipseError, unknown
 from eclipse.parameters import all_fields, parameters
-from eclipse.runs.manifest import (
-    check_made,
-    check_name,
-    check_same_settings,
-    flat,
-    locked,
-    read_settings,
-    recorded,
-    run_json,
-    write_json,
-    write_whole,
-)
-from eclipse.runs.state import Stages, StageStep
+from eclipse.runs.files import check_name, clear, locked, write_json, write_whole
+from eclipse.runs.manifest import check_made, check_same_settings, flat, read_settings, recorded, run_json
+from eclipse.runs.state import StageStep, State
 
 UNITS = {"levels": 255.0, "unit": 1.0}
 """Scales of a perturbation, and the largest value that each can have."""
@@ -325,7 +315,7 @@ def _as_before_if_refused(out: Path) -> Iterator[None]:
         yield
     except EclipseError:
         if not _has_state(out) and not is_made(out):
-            shutil.rmtree(craft_folder(out))
+            clear(craft_folder(out))
             if before is None:
                 path.unlink(missing_ok=True)
             else:
@@ -346,7 +336,7 @@ def _poisoned(plan: Plan, on_step: Callable[[StageStep], None]) -> tuple[Renewed
     surrogate = surrogate_of(plan.origin, plan.clean, seed=plan.request.seed, device=plan.device)
     folder = craft_folder(plan.request.out)
     write_json(folder / "settings.json", _state(plan))
-    crafting = Stages(folder, on_step)
+    crafting = State(folder, on_step)
     poisoned = plan.origin.poison(plan.clean, seed=plan.request.seed, device=plan.device, crafting=crafting)
     return _crafted(plan.source, plan.clean, poisoned), surrogate
 

@@ -26,7 +26,8 @@ from eclipse.purification.algorithm import preset_of, purification
 from eclipse.purification.compensation import check_parameters
 from eclipse.purification.shards import shard_folder
 from eclipse.purification.stream import Job, Outcome, Progress, check_first, check_resumable, purify_source
-from eclipse.runs.manifest import check_made, check_name, locked, recorded, run_json
+from eclipse.runs.files import check_name, locked
+from eclipse.runs.manifest import check_made, recorded, run_json
 
 _COMPENSATION = ("p", "noise", "q")  # of a preset, for which a request may have values of its own
 

@@ -18,19 +18,9 @@ from eclipse.defenses.defense import Defense
 from eclipse.defenses.parameters import defense_with
 from eclipse.defenses.victim import Trained, check_sets, new_victim, train_victim
 from eclipse.errors import EclipseError
-from eclipse.runs.manifest import (
-    check_made,
-    check_name,
-    check_same_settings,
-    flat,
-    locked,
-    read_settings,
-    recorded,
-    run_json,
-    write_json,
-    write_whole,
-)
-from eclipse.runs.state import Stages, StageStep
+from eclipse.runs.files import check_name, clear, locked, write_json, write_whole
+from eclipse.runs.manifest import check_made, check_same_settings, flat, read_settings, recorded, run_json
+from eclipse.runs.state import StageStep, State
 
 RESULT, WEIGHTS = "result.json", "model.safetensors"
 _WORDS = ("dataset", "test set", "trusted set", "device name")  # other words for the same thing, or another machine
@@ -182,7 +172,7 @@ def run(made: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None)
         write_json(folder / "settings.json", _state(made))
         with recorded(asked.out, made.settings(), **made.fingerprints()) as found:
             began = time.monotonic()
-            preparing = Stages(folder / "prepare", on_step)
+            preparing = State(folder / "prepare", on_step)
             data = _prepared(made, preparing)
             prepared_s = time.monotonic() - began
             trained = train_victim(
@@ -193,18 +183,18 @@ def run(made: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None)
                 made.recipe,
                 seed=asked.seed,
                 device=made.device,
-                stages=Stages(folder, on_step),
+                stages=State(folder, on_step),
                 compiled=asked.compiled,
             )
             seconds = {"prepare": round(prepared_s, 2), "train": round(trained.seconds, 2)}
             result = _result(made, data, trained, seconds)
             _write(asked.out, folder, trained, result)
             found |= {"accuracy": trained.accuracy, "seconds": seconds, "counts": result["counts"]}
-        shutil.rmtree(folder, ignore_errors=True)
+        clear(folder)
     return result
 
 
-def _prepared(made: Plan, stages: Stages) -> ImageSet:
+def _prepared(made: Plan, stages: State) -> ImageSet:
     """What the defense makes of the images; where it refuses them at once, no state is left to bind the next run."""
     asked, folder = made.request, state_folder(made.request.out)
     try:

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from eclipse.data.picture import Picture, encode_png
 from eclipse.data.store import Row, Source
 from eclipse.errors import EclipseError
-from eclipse.runs.manifest import check_same_settings, read_settings, write_json, write_whole
+from eclipse.runs.files import write_json, write_whole
+from eclipse.runs.manifest import check_same_settings, read_settings
 
 SHARD_ROWS, SHARD_BYTES = 2048, 64 << 20  # whichever is reached first; what a kill can lose
 _SCHEMA = pa.schema(

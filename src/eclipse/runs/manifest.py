@@ -1,9 +1,6 @@
-"""What a run writes about itself: run.json beside its output, the settings that a resumed run must share, its lock."""
+"""What a run writes about itself: run.json beside its output, and the settings that a resumed run must share."""
 
-import errno
-import fcntl
 import json
-import os
 import platform
 import shlex
 import sys
@@ -15,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from eclipse.errors import EclipseError
+from eclipse.runs.files import write_json
 
-_NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)  # of file systems that know none
 PACKAGES = ("eclipse-purify", "torch", "numpy", "pillow", "diffusers", "datasets", "pyarrow")
 
 
@@ -31,40 +28,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def check_name(out: Path) -> None:
-    """Refuse an output without a name of its own, beside which nothing could be named after it."""
-    if out.name in ("", ".."):
-        raise EclipseError(f"the output {str(out)!r} has no name of its own; expected a path that ends in one")
-
-
 def run_json(out: Path) -> Path:
     """Where the manifest of an output lies: ``OUT.run.json`` beside it."""
     return out.with_name(out.name + ".run.json")
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
-    write_whole(path, text.encode())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a hidden name beside it, flush it to the disk, and rename it into place.
-
-    The hidden name is always the same, so that what a killed process leaves is overwritten by the next.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
 
 
 def command() -> str:
@@ -168,59 +134,3 @@ def check_same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], path:
 def _short(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-@contextmanager
-def locked(folder: Path, out: Path, wait: bool = False) -> Iterator[None]:
-    """Keep all other processes from working on an output; the lock ends with this process, however that ends.
-
-    Args:
-        folder: of intermediate files, in which the lock lies; made where it is missing, and removed at the end unless
-            something else is in it.
-        out: the output, for the refusal.
-        wait: until no other process holds the lock, in place of the refusal.
-
-    Raises:
-        EclipseError: another process holds the lock.
-    """
-    path = folder / "lock"
-    descriptor = _acquire(path, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if descriptor is None:
-        raise EclipseError(f"another process is working on {out}; wait until it has ended, or choose another output")
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            if _is_at(path, descriptor):
-                path.unlink()
-                folder.rmdir()
-        os.close(descriptor)
-
-
-def _acquire(path: Path, how: int) -> int | None:
-    """Open and lock a file; None while another process does."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-        except FileNotFoundError:  # the process before us has just removed the folder
-            continue
-        try:
-            fcntl.flock(descriptor, how)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(descriptor)
-                if isinstance(error, BlockingIOError):
-                    return None
-                raise
-        if _is_at(path, descriptor):
-            return descriptor
-        os.close(descriptor)
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether a path still leads to an open file: a process that ends removes its lock."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

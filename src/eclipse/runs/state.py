@@ -6,7 +6,7 @@ so interrupted work ends with the bytes of an undisturbed one.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from eclipse.errors import EclipseError
-from eclipse.runs.manifest import write_whole
+from eclipse.runs.files import write_whole
 
 DENOISER = "denoiser"  # the stage of what several works share, which counts for none of them
 
@@ -36,7 +36,7 @@ class StageStep:
     facts: Mapping[str, float]
 
 
-class Stages:
+class State:
     """State and progress of long work.
 
     Args:
@@ -87,6 +87,21 @@ class Stages:
     def _file(self, stage: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{stage.replace(' ', '-')}.safetensors"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What long work is handed down: what decides its draws, where it computes, where it keeps its state.
+
+    Attributes:
+        seed: decides the result, with the inputs.
+        device: ``cpu`` or ``cuda``.
+        state: keeps what is done and tells the progress; by default neither.
+    """
+
+    seed: int = 0
+    device: str = "cpu"
+    state: State = field(default_factory=State)
 
 
 def pack(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:

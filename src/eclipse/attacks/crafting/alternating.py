@@ -25,7 +25,7 @@ from eclipse.compute.randomness import stream
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
 from eclipse.errors import EclipseError
-from eclipse.runs.state import Stages, pack, unpack
+from eclipse.runs.state import State, pack, unpack
 
 SAVE = 25  # training steps after which the surrogate is saved
 
@@ -122,7 +122,7 @@ class Alternation:
     clean: ImageSet
     rounds: Rounds
     moves: Moves
-    crafting: Stages
+    crafting: State
     seed: int
     device: str
 

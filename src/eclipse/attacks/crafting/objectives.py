@@ -13,7 +13,7 @@ from eclipse.classifiers.classifier import Classifier
 from eclipse.classifiers.fit import unit_rows
 from eclipse.classifiers.pgd import PGD, Loss, Transform, pgd
 from eclipse.data.imageset import ImageSet
-from eclipse.runs.state import Stages
+from eclipse.runs.state import State
 
 
 def feature_distance(network: Classifier, goals: Tensor) -> Loss:
@@ -45,7 +45,7 @@ def centroids(network: Classifier, clean: ImageSet, device: str) -> Tensor:
 
 def craft_pgd(
     clean: ImageSet,
-    crafting: Stages,
+    crafting: State,
     objective: Callable[[slice], Loss],
     how: PGD,
     *,

@@ -13,7 +13,7 @@ from eclipse.classifiers.classifier import Classifier, make_classifier
 from eclipse.classifiers.fit import Adversary, Augment, Recipe, fit, make_optimizer
 from eclipse.compute.device import channels_last, seeded
 from eclipse.data.imageset import ImageSet
-from eclipse.runs.state import Stages, pack, unpack
+from eclipse.runs.state import State, pack, unpack
 
 ROWS = 256  # images whose noise is optimized at a time; part of what decides the bytes
 
@@ -29,7 +29,7 @@ def train_surrogate(
     network: Classifier,
     clean: ImageSet,
     recipe: Recipe,
-    crafting: Stages,
+    crafting: State,
     *,
     seed: int,
     device: str,
@@ -59,7 +59,7 @@ def train_surrogate(
     return [_restored(network, states[epoch]) for epoch in kept]
 
 
-def _kept(crafting: Stages, epoch: int) -> dict[str, Tensor]:
+def _kept(crafting: State, epoch: int) -> dict[str, Tensor]:
     found = crafting.load(f"surrogate {epoch}")
     assert found is not None  # it is saved before the epoch is on record
     return found[0]
@@ -79,7 +79,7 @@ def row_groups(clean: ImageSet) -> Iterator[slice]:
 
 def craft_rows(
     clean: ImageSet,
-    crafting: Stages,
+    crafting: State,
     craft: Callable[[slice], Tensor],
     *,
     seed: int,

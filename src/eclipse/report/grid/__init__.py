@@ -8,7 +8,7 @@ from eclipse.report.grid.figures import make_sections
 from eclipse.report.grid.html import render_html
 from eclipse.report.grid.latex import render_latex
 from eclipse.report.grid.markdown import render_markdown
-from eclipse.runs.manifest import write_whole
+from eclipse.runs.files import write_whole
 
 
 def write_report(results: Path, out: Path | None = None) -> list[Path]:

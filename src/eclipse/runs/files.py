@@ -1,0 +1,136 @@
+"""Files and folders that are there whole or not at all, and the lock of what one process works on at a time."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from eclipse.errors import EclipseError
+
+LOCK = "lock"
+_PATIENCE_S = 0.2  # to see that the process before has just ended
+_NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)  # of file systems that know none
+
+
+def check_name(out: Path) -> None:
+    """Refuse an output without a name of its own, beside which nothing could be named after it."""
+    if out.name in ("", ".."):
+        raise EclipseError(f"the output {str(out)!r} has no name of its own; expected a path that ends in one")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
+    write_whole(path, text.encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with whole(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a hidden path beside the given one; the file or folder made there is flushed and renamed into place.
+
+    The hidden name is always the same, so that what a killed process leaves there goes with the next write. A kill
+    while one folder takes the place of another leaves at least one of the two, whole.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    remove(partial)
+    try:
+        yield partial
+        if partial.is_dir():
+            os.sync()  # one call for what may be a million files
+            _swap(partial, path)
+        else:
+            _flush(partial)
+            partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            remove(partial)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _swap(partial: Path, folder: Path) -> None:
+    """Put a folder in place of what is there."""
+    old = partial.with_suffix(".old")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        remove(old)
+        folder.rename(old)
+    partial.replace(folder)
+    remove(old)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def clear(folder: Path) -> None:
+    """Remove what is in the folder of a lock, but not the lock."""
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            remove(path)
+
+
+@contextmanager
+def locked(folder: Path, out: Path, wait: bool = False) -> Iterator[None]:
+    """Keep all other processes from working on an output; the lock ends with this process, however that ends.
+
+    Args:
+        folder: of intermediate files, in which the lock lies; made where it is missing, and removed at the end unless
+            something else is in it.
+        out: the output, for the refusal.
+        wait: until no other process holds the lock, in place of the refusal.
+
+    Raises:
+        EclipseError: another process holds the lock.
+    """
+    lock = FileLock(folder / LOCK, timeout=-1 if wait else _PATIENCE_S)
+    try:
+        _acquire(lock, folder)
+    except Timeout as error:
+        raise EclipseError(
+            f"another process is working on {out}; wait until it has ended, or choose another output"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # while it is held: who waits for it sees that it has gone, and makes a new one
+            (folder / LOCK).unlink()
+            folder.rmdir()
+        lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(poll_interval=0.05)
+            return
+        except FileNotFoundError:  # the process before us has just removed the folder
+            continue
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return
