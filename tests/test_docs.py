@@ -1,6 +1,7 @@
-"""The documentation is true: its commands and its code run as printed, its numbers are those of the code."""
+"""The documentation is true: its commands and its code run as printed, its tables are those of results and code."""
 
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -15,22 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import typer
 from PIL import Image
 from test_architecture import LEVELS
 from typer.testing import CliRunner
 
-from eclipse.bench.results import read_results
 from eclipse.cli import app
 from eclipse.data.picture import MAX_PIXELS
 from eclipse.diffusion import presets
-from eclipse.diffusion.denoiser import build_denoiser
-from eclipse.diffusion.presets import FAST, PAPER, Preset
+from eclipse.diffusion.presets import FAST
 from eclipse.diffusion.training import MIN_IMAGES
-from eclipse.report.grid import figures
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+FOLLOWED = [ROOT / "README.md", ROOT / "docs" / "data.md", ROOT / "docs" / "research.md"]
+"""The pages that a reader works through, in this order."""
 CHECKPOINT = ROOT / "tests" / "golden" / "ema_0.9999_000100.pt"
 
 # The reader trains for minutes; here two steps show that the code runs.
@@ -44,13 +44,13 @@ presets.PRESETS["fast"] = replace(presets.FAST, training=training)
 """
 
 
-def blocks(language: str) -> list[str]:
-    """The code blocks of README.md in one language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+def code(page: Path, language: str) -> str:
+    """The code blocks of a page in one language, in order."""
+    return "".join(re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE))
 
 
 def commands() -> list[str]:
-    lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    lines = "".join(code(page, "sh") for page in FOLLOWED).replace("\\\n", " ").splitlines()
     return [line for line in lines if line.startswith("eclipse ")]
 
 
@@ -68,7 +68,7 @@ def write_table(path: Path, rows: int) -> None:
 
 @dataclass(frozen=True)
 class Tried:
-    """What a command line of the README did."""
+    """What a command line of the pages did."""
 
     line: str
     exit_code: int
@@ -78,7 +78,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader's folder, after all commands of the README were given in it in order."""
+    """A reader's folder, after all commands of the pages were given in it in order."""
 
     folder: Path
     tried: list[Tried]
@@ -117,9 +117,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     yield Reader(folder, [Tried(line, r.exit_code, r.output, r.exception) for line, r in results])
 
 
-def test_every_command_of_the_readme_works(reader: Reader) -> None:
-    told = {shlex.split(tried.line)[1] for tried in reader.tried}
-    assert told == {path.stem for path in (ROOT / "src/eclipse/cli").glob("[!_]*.py")} - {"show"}
+def test_every_command_is_told_and_works(reader: Reader) -> None:
+    group = typer.main.get_command(app)
+    assert {shlex.split(tried.line)[1] for tried in reader.tried} == set(group.commands)  # type: ignore[attr-defined]
     for tried in reader.tried:
         assert tried.exit_code == 0, (tried.line, tried.output, tried.error)
 
@@ -132,11 +132,10 @@ def test_the_main_command_leaves_what_the_readme_says(reader: Reader) -> None:
     assert after == before
 
 
-def test_the_python_of_the_readme_runs_in_order_in_one_namespace(reader: Reader) -> None:
-    code = blocks("python")
-    assert len(code) >= 4
-    run = subprocess.run(  # a fresh interpreter, as the reader's is
-        [sys.executable, "-c", "".join([PRELUDE, *code])],
+def test_the_python_of_each_page_runs(reader: Reader) -> None:
+    written = [code(page, "python") for page in FOLLOWED]
+    run = subprocess.run(  # a fresh interpreter, as the reader's is, and fresh names for each page
+        [sys.executable, "-c", PRELUDE + "".join(f"exec({text!r}, {{}})\n" for text in written)],
         cwd=reader.folder,
         capture_output=True,
         text=True,
@@ -146,60 +145,15 @@ def test_the_python_of_the_readme_runs_in_order_in_one_namespace(reader: Reader)
     assert "expected" in run.stdout  # the mistake at the end was refused in words
 
 
-def parameters(preset: Preset) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in build_denoiser(preset.denoiser).parameters())
+def test_tables_are_those_of_results_and_code() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "render_pages.py"))
+    pages = [page.read_text() for page in script["PAGES"]]
+    assert [script["rendered"](page) for page in pages] == pages, "run benchmarks/render_pages.py"
+    assert all(f"<!-- rendered: {name} -->" in "".join(pages) for name in script["BLOCKS"])
 
 
-def numbers(preset: Preset) -> list[str]:
-    """What the table of presets must say of one, row by row."""
-    training, highest = preset.training, preset.denoiser.schedule.sigma(preset.denoiser.t_max - 1)
-    size = preset.denoiser.image_size
-    return [
-        f"{parameters(preset):,} parameters",
-        "any" if size is None else f"{size}x{size}",
-        f"{preset.sigma * 255:.1f}/255",
-        f"{preset.steps}, `{preset.sampler}`",
-        f"{highest * 255:.1f}/255",
-        f"{training.iterations:,} steps of {training.batch} images, learning rate {training.lr}",
-        f"{training.ema}",
-        f"{training.copies}",
-        f"p = {preset.p}, sigma = {preset.noise}, q = {preset.q:g}",
-    ]
-
-
-def test_the_table_of_presets_has_the_numbers_of_the_code() -> None:
-    table = README.read_text().partition("| | `fast` (default) | `paper` |\n")[2].partition("\n\n")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
-    for (title, *cells), *expected in zip(rows, numbers(FAST), numbers(PAPER), strict=True):
-        assert [cell.endswith(text) for cell, text in zip(cells, expected, strict=True)] == [True, True], title
-
-
-def in_short(section: figures.Section, defense: str) -> list[str]:
-    """What the README says of a defense: seeds, mean recovery and mean accuracy on what bites, clean accuracy."""
-    clean, bites = section.entry("clean", defense), figures.biting(section)
-    recovered, accuracy = figures.mean_recovery(section, defense), figures.mean_accuracy(section, defense, bites)
-    assert clean.mean and recovered and recovered.complete and accuracy and accuracy.complete
-    return [
-        f"{len(clean.cells)}",
-        f"{recovered.value:.2f}" if defense != "none" else "",
-        f"{100 * accuracy.value:.1f}",
-        f"{100 * clean.mean:.1f}" + (f" ± {100 * clean.spread:.1f}" if clean.spread is not None else ""),
-    ]
-
-
-@pytest.mark.parametrize(("folder", "place"), [("cpu", 1), ("cpu-avx2", 2)])
-def test_the_short_central_tables_have_the_numbers_of_the_results(folder: str, place: int) -> None:
-    (section,) = figures.make_sections(read_results(ROOT / "benchmarks" / "results" / folder))
-    table = README.read_text().split("| defense | seeds | recovery |")[place].partition("\n\n")[0]
-    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines()[2:]]
-    assert {title.split("`")[1] for title, *_ in rows} >= {"none", "eclipse", "iss-j", "at", "d-vae"}
-    for title, *cells in rows:
-        assert cells == in_short(section, title.split("`")[1]), title
-
-
-def test_the_other_numbers_of_the_readme_are_those_of_the_code() -> None:
-    text = README.read_text()
+def test_the_other_numbers_are_those_of_the_code() -> None:
+    text = "".join(page.read_text() for page in FOLLOWED)
     assert set(re.findall(r"Compensate\(p=[^)]*\)", text)) == {
         f"Compensate(p={FAST.p}, sigma={FAST.noise}, q={FAST.q})"
     }
