@@ -68,7 +68,7 @@ class Recipe:
 RECIPES = {
     # Paper sec. 4.1: constant lr 0.1, momentum 0.9, no weight decay, batch 128, 80 epochs.
     "paper": Recipe(epochs=80, batch=128, lr=0.1),
-    # The most accurate in a minute of two processor cores (docs/log.md).
+    # The most accurate in a minute of two processor cores (docs/log).
     "fast": Recipe(epochs=12, batch=128, lr=0.2, weight_decay=5e-4, nesterov=True, schedule="triangle", pad=2),
 }
 

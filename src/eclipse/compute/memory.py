@@ -9,7 +9,7 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees for its next step, where the C library is glibc.
 
     By default glibc gives large arrays back to the system in every step and asks for them again, which the system then
-    zeroes page by page: up to a quarter of the time in which a small network trains (docs/log.md). For the owner of a
+    zeroes page by page: up to a quarter of the time in which a small network trains (docs/log). For the owner of a
     process to decide: the command line and its workers do it, the library does not.
     """
     try:

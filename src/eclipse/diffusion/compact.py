@@ -1,7 +1,7 @@
 """A compact U-Net of our own: fully convolutional, no normalization, made for low noise levels on a CPU.
 
 Why not a smaller UNet2DModel: group normalization and attention tie the output to the image's size and cost more
-memory traffic than arithmetic on a CPU (docs/log.md has the measurements). Without them the answer for a pixel
+memory traffic than arithmetic on a CPU (docs/log has the measurements). Without them the answer for a pixel
 depends on its surroundings alone, so the network takes any size and large images are cut into tiles.
 """
 

@@ -85,12 +85,12 @@ FAST = Preset(
         preset="fast",
     ),
     training=Training(iterations=3000, batch=16, lr=2e-3, decay=True, ema=0.995, copies=4, crop=32),
-    sigma=32 / 255,  # less leaves more of TAP, SEP and ADP, more costs the others as much (docs/log.md)
+    sigma=32 / 255,  # less leaves more of TAP, SEP and ADP, more costs the others as much (docs/log)
     steps=1,
     sampler="one-step",
     p=0.7,
     noise=0.05,
-    q=0.5,  # with noise on every image the clean set loses a point more, and no poison gains (docs/log.md)
+    q=0.5,  # with noise on every image the clean set loses a point more, and no poison gains (docs/log)
 )
 
 PRESETS = {"fast": FAST, "paper": PAPER}

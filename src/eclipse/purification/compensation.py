@@ -1,7 +1,7 @@
 """The lightweight corruption compensation C(x; p, sigma): paper Eq. 13, modules B and C.
 
 In the paper every image gets noise. With a noise probability q below 1 some stay without, so that a network trained on
-them also sees images as it will meet them; preset ``fast`` has q = 1/2 (docs/log.md).
+them also sees images as it will meet them; preset ``fast`` has q = 1/2 (docs/log).
 
 ``Compensate`` redraws it at each use of an image (*online*: the default, as in the reference code); ``once``
 writes it into the data (as Algorithm 1 words it).
