@@ -12,18 +12,19 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device
-from eclipse.data.source import open_source
+from eclipse.diffusion.checkpoint import save_denoiser
 from eclipse.diffusion.denoiser import Denoiser, build_denoiser
 from eclipse.diffusion.presets import FAST, PAPER
 from eclipse.jobs.doctor import purification_speed
-from eclipse.purification.algorithm import purification
-from eclipse.purification.stream import Job, Progress, purify_source
+from eclipse.jobs.job import carry_out
+from eclipse.jobs.purify import purify_job
 from eclipse.runs.files import write_json
 from eclipse.runs.manifest import command, versions
 
@@ -37,13 +38,14 @@ def smooth_images(count: int) -> np.ndarray:
 
 def pipeline_speed(device: str, count: int) -> dict[str, float]:
     """Purify a file of ``count`` images into another: images a second, and the network's share of the time."""
-    last: list[Progress] = []
+    last: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "in.npz", images=smooth_images(count))
-        source = open_source(str(Path(folder) / "in.npz"))
-        job = Job(purification(FAST), seed=0, device=device)
+        save_denoiser(build_denoiser(FAST.denoiser), Path(folder) / "denoiser")
+        images, out = str(Path(folder) / "in.npz"), Path(folder) / "out.npz"
+        job = purify_job(images, out, denoiser=Path(folder) / "denoiser", device=device)
         began = time.monotonic()
-        purify_source(source, build_denoiser(FAST.denoiser), Path(folder) / "out.npz", job, on_progress=last.append)
+        carry_out(job, last.append)
         seconds = time.monotonic() - began
     return {"images_per_s": count / seconds, "network_busy": last[-1].busy, "images": count}
 

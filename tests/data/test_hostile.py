@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from kit.hostile import Bomb, malicious
+from kit.streams import assemble
 from PIL import Image
 
-from eclipse.data import output as assembling
 from eclipse.data.layouts import pickles
-from eclipse.data.output import assemble, check_output
+from eclipse.data.output import check_output
 from eclipse.data.picture import encode_png, from_array
 from eclipse.data.source import load_imageset, load_pictures, open_source
 from eclipse.data.store import Source
@@ -510,16 +510,15 @@ def test_the_output_is_not_there_before_it_is_complete(folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
-def test_errors_of_the_disk_are_one_sentence_and_leave_nothing(
-    code: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: object) -> None:
+def test_errors_of_the_disk_are_one_sentence_and_leave_nothing(code: int, folder: Path, tmp_path: Path) -> None:
+    source = open_source(folder)
+
+    def fails() -> Iterator[tuple[str, bytes]]:
+        yield next(same(source))
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(assembling.os, "replace", fails)
-    source = open_source(folder)
     with pytest.raises(EclipseError, match=os.strerror(code)) as caught:
-        assemble(source, same(source), tmp_path / "out", None, frozenset())
+        assemble(source, fails(), tmp_path / "out", None, frozenset())
     assert_one_sentence(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 

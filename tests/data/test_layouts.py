@@ -27,9 +27,10 @@ from kit.layouts import (
     png_of,
     tree_bytes,
 )
+from kit.streams import assemble
 from PIL import Image
 
-from eclipse.data.output import assemble, check_output
+from eclipse.data.output import check_output
 from eclipse.data.picture import Picture, encode_png
 from eclipse.data.source import load_imageset, load_pictures, open_source
 from eclipse.data.store import Source

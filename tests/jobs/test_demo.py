@@ -18,7 +18,7 @@ from PIL import Image
 from eclipse.attacks import make_attack
 from eclipse.data.imageset import ImageSet
 from eclipse.jobs import demo
-from eclipse.jobs.demo import Split, read_folder, tell, write_folder
+from eclipse.jobs.demo import Split, read_folder, tell_story, write_folder
 from eclipse.runs.manifest import versions
 
 
@@ -123,7 +123,7 @@ def test_what_is_printed_is_what_was_measured(
 def test_a_poison_without_harm_is_said_to_be_one(tmp_path: Path, watch: Callable[..., Watched]) -> None:
     watch(0.5, 0.5, 0.4)
     said: list[str] = []
-    story = tell(small_parts(), tmp_path / "out", QUICK, say=said.append)
+    story = tell_story(small_parts(), tmp_path / "out", QUICK, say=said.append)
     assert math.isnan(story.recovery) and said[-1].endswith("40.0%   (the poison did no harm)")
     assert numbers(tmp_path / "out")["recovery"] is None
 
@@ -132,7 +132,7 @@ def test_a_poison_without_harm_is_said_to_be_one(tmp_path: Path, watch: Callable
 def test_the_picture_shows_the_same_images_in_five_rows(tmp_path: Path, watch: Callable[..., Watched]) -> None:
     seen = watch(0.9, 0.1, 0.8)
     parts = small_parts()
-    story = tell(parts, tmp_path / "out", QUICK)
+    story = tell_story(parts, tmp_path / "out", QUICK)
     with Image.open(story.picture) as image:
         assert image.format == "PNG" and image.mode == "RGB"
         assert image.size == (90 + 8 * (2 * 16 + 2), 5 * (2 * 16 + 2))

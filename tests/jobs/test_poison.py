@@ -33,7 +33,7 @@ from eclipse.classifiers.pgd import scaled_radius
 from eclipse.cli import show
 from eclipse.data.imageset import ImageSet
 from eclipse.data.source import load_imageset, load_pictures, open_source
-from eclipse.jobs import poison
+from eclipse.jobs.poison import poison_job
 from eclipse.parameters import parameters
 from eclipse.runs import manifest as manifests
 from eclipse.runs.state import StageStep
@@ -208,9 +208,8 @@ def test_people_read_and_give_lengths_in_levels(place: Path, command: Command) -
     ],
 )
 def test_a_value_is_read_by_the_type_of_its_field(place: Path, setting: str, field: str, value: object) -> None:
-    request = poison.Request(str(place / "images"), place / "out", attack="fake", settings=(setting,))
-    plan = poison.plan(request)
-    assert plan.describe()["attack"]["fields"][field] == value
+    job = poison_job(str(place / "images"), place / "out", attack="fake", settings=(setting,))
+    assert job.settings["attack"]["fields"][field] == value
 
 
 def test_parts_of_a_recipe_are_set_one_by_one() -> None:
@@ -467,8 +466,6 @@ no such path: 'nothing'; expected a folder of images
 $ eclipse poison images --import nothing.pt --out out
 no such file: 'nothing\.pt'; expected a perturbation as \.pt, \.npy or \.npz
 $ [few] eclipse poison images --import few --out few/out
-the output few/out is inside the imported images few; expected a path apart from them
-$ [few] eclipse poison images --import few --out out
 few has 4 images and images has 20 rows; expected one for each row: give the set that was poisoned, or a slice
 $ eclipse poison images --import images --out out --scale small
 --scale and --set are for --attack, and --import is made already; leave them out
@@ -761,15 +758,12 @@ def test_progress_of_a_crafting_is_plain_lines_when_nobody_watches(place: Path, 
     assert re.fullmatch(r"crafting: noise: 100%, 20 of 20", lines[-1]), said.err
 
 
-def test_the_time_left_is_that_of_the_stage(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = iter([*np.arange(1000.0, 1100.0, 10).repeat(2)])
-    monkeypatch.setattr(show.time, "monotonic", lambda: float(next(clock)))
-    with show.Show() as shown:
+def test_the_time_left_is_that_of_the_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter(np.arange(1000.0, 1100.0, 10))
+    with show.Show(lambda: float(next(clock))) as shown:
         for done in (50, 60, 80):  # it was resumed at 50
-            shown.crafting(StageStep("noise", done, 100, {}))
-        shown.crafting(StageStep("rounds", 1, 4, {"accuracy": 0.98765}))
+            shown.tell(StageStep("crafting: noise", done, 100, {}))
+        shown.tell(StageStep("crafting: rounds", 1, 4, {"accuracy": 0.98765}))
     assert capsys.readouterr().err.splitlines() == [
         "crafting: noise: 50%, 50 of 100",
         "crafting: noise: 60%, 60 of 100, 40 s left",
@@ -782,14 +776,14 @@ def test_the_bar_of_a_finished_stage_goes(monkeypatch: pytest.MonkeyPatch) -> No
     screen = io.StringIO()
     monkeypatch.setattr(show, "Console", lambda **options: Console(file=screen, force_terminal=True, width=120))
     with show.Show() as shown:
-        shown.crafting(StageStep("noise of round 1", 4, 4, {}))
-        shown.crafting(StageStep("noise of round 2", 1, 4, {}))
+        shown.tell(StageStep("crafting: noise of round 1", 4, 4, {}))
+        shown.tell(StageStep("crafting: noise of round 2", 1, 4, {}))
     frame = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue().rpartition("\x1b[2K")[2])
     assert re.search(r"crafting: noise of round 2 [━╺╸]+ +25% 1 of 4", frame), frame
     assert "round 1" not in frame
     with show.Show() as shown:
-        shown.crafting(StageStep("noise of round 1", 3, 4, {}))
-        shown.crafting(StageStep("noise of round 2", 1, 4, {}))
+        shown.tell(StageStep("crafting: noise of round 1", 3, 4, {}))
+        shown.tell(StageStep("crafting: noise of round 2", 1, 4, {}))
     assert "round 1" in screen.getvalue().rpartition("\x1b[2K")[2], "else this test proves nothing"
 
 

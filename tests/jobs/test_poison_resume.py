@@ -10,15 +10,13 @@ from typing import Any
 
 import pytest
 from kit.commands import Command, refusal, write_images
-from kit.kills import Killed, killing, manifest, names, refused
+from kit.kills import Killed, killed_at_the_end, manifest, names, refused
 from kit.layouts import tree_bytes
 from kit.small_run import FAKE, Kill, ended, start
+from kit.streams import craft_folder, shard_folder
 
 from eclipse.attacks import ATTACKS
 from eclipse.attacks.crafting import surrogate
-from eclipse.jobs import poison as poison_job
-from eclipse.jobs.poison import craft_folder
-from eclipse.purification.shards import shard_folder
 from eclipse.runs import state
 from eclipse.runs.state import State
 
@@ -126,7 +124,8 @@ def test_what_is_done_is_not_done_again(
 def test_a_kill_between_the_output_and_its_manifest_is_made_good(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, poison: Command, saves: list[str]
 ) -> None:
-    killed_after(monkeypatch, poison_job, "assemble", poison)
+    with killed_at_the_end(monkeypatch, told=False):
+        poison()
     before = tree_bytes(tmp_path / "out")
     assert manifest(tmp_path / "out")["status"] == "started" and len(before) == 40
     saves.clear()
@@ -142,8 +141,7 @@ def test_a_kill_between_the_output_and_its_manifest_is_made_good(
 def test_a_kill_between_the_manifest_and_the_state_is_made_good(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, poison: Command
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(poison_job, "tidy", killing(lambda plan: None))
+    with killed_at_the_end(monkeypatch, told=True):
         poison()
     assert manifest(tmp_path / "out")["status"] == "complete" and craft_folder(tmp_path / "out").exists()
     assert poison("--dry-run").code == 0 and craft_folder(tmp_path / "out").exists()
@@ -200,7 +198,7 @@ def test_an_image_that_changed_is_found_out_and_one_that_was_touched_is_not(
     image = data / "class0" / "000.png"
     content = image.read_bytes()
     image.write_bytes((data / "class0" / "002.png").read_bytes())
-    refused(poison(), "input")
+    refused(poison(), "input fingerprint")
     image.write_bytes(content)
     assert poison().code == 0
     image.touch()
@@ -221,7 +219,7 @@ def test_an_image_that_changes_while_the_poison_is_crafted_is_found_out(
         patch.setattr(State, "save", changing)
         assert "001.png has changed in the meantime; put the old one back and" in refusal(poison())
     assert not (tmp_path / "out").exists() and manifest(tmp_path / "out")["status"] == "failed"
-    refused(poison(), "input")
+    refused(poison(), "input fingerprint")
     image.write_bytes(content)
     assert poison().code == 0
 

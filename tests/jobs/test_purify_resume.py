@@ -9,16 +9,14 @@ from typing import Any
 import pytest
 import torch
 from kit.commands import Command, Said, refusal, write_images
-from kit.kills import Killed, killing, manifest, names, refused
+from kit.kills import Killed, killed_at_the_end, killing, manifest, names, refused
 from kit.layouts import tree_bytes
 from kit.small_run import Kill, ended
+from kit.streams import shard_folder
 from kit.tiny import tiny_denoiser
 
 from eclipse.diffusion.checkpoint import save_denoiser
-from eclipse.jobs import purify as purify_job
 from eclipse.purification import shards, stream
-from eclipse.purification.shards import shard_folder
-from eclipse.purification.stream import Outcome
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +96,8 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, puri
 def test_a_kill_between_the_output_and_its_manifest_is_made_good(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, purify: Command
 ) -> None:
-    killed_after(monkeypatch, stream, "assemble", purify)
+    with killed_at_the_end(monkeypatch, told=False):
+        purify()
     before = tree_bytes(tmp_path / "out")
     assert manifest(tmp_path / "out")["status"] == "started" and len(before) == 60
     assert purify().code == 0
@@ -111,9 +110,7 @@ def test_a_kill_between_the_output_and_its_manifest_is_made_good(
 def test_a_kill_between_the_manifest_and_the_shards_is_made_good(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, purify: Command
 ) -> None:
-    killed_after(monkeypatch, purify_job, "purify_source", purify)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Outcome, "forget", killing(lambda outcome: None))
+    with killed_at_the_end(monkeypatch, told=True):
         purify()
     assert manifest(tmp_path / "out")["status"] == "complete" and shard_folder(tmp_path / "out").exists()
     assert purify("--dry-run").code == 0 and shard_folder(tmp_path / "out").exists()
@@ -151,7 +148,7 @@ OTHER: dict[str, dict[str, object]] = {
     "seed": {"--seed": 1},
     "compensation mode": {"--compensate": "once"},
     "compensation p": {"--p": 0.123},
-    "compensation sigma": {"--noise": 0.123},
+    "compensation noise": {"--noise": 0.123},
     "output format": {"--format": "webdataset"},
     "skip-bad": {"--skip-bad": None},
 }
@@ -176,10 +173,9 @@ def test_other_settings_on_an_unfinished_output_are_refused_before_anything_is_w
 ) -> None:
     killed_after(monkeypatch, shards.Shards, "add", purify, *options({}))
     before = tree_bytes(tmp_path)
-    for setting in ("purification sigma", "purification sampler", "purification steps", "seed", "compensation mode"):
-        name = "compensate" if setting == "compensation mode" else setting.removeprefix("purification ")
-        refused(purify(*options(OTHER[setting])), name)
-        refused(purify(*options(OTHER[setting]), "--dry-run"), name)
+    for setting in OTHER.keys() - {"output format", "skip-bad"}:
+        refused(purify(*options(OTHER[setting])), setting)
+        refused(purify(*options(OTHER[setting]), "--dry-run"), setting)
     assert tree_bytes(tmp_path) == before
     assert purify(*options({})).code == 0
 
@@ -192,12 +188,12 @@ def test_another_input_or_denoiser_on_a_complete_output_is_refused_by_name(
     arguments = ("purify", tmp_path / "images", "--denoiser", tmp_path / "denoiser", "--out", tmp_path / "out")
     assert command(*arguments).code == 0
     save_denoiser(tiny_denoiser(), tmp_path / "denoiser")
-    refused(command(*arguments), "denoiser")
+    refused(command(*arguments), "denoiser fingerprint")
     shutil.rmtree(tmp_path / "denoiser")
     shutil.copytree(denoiser_folder, tmp_path / "denoiser")
     assert command(*arguments).code == 0
     (tmp_path / "images" / "notes.txt").write_text("new")
-    refused(command(*arguments), "input")
+    refused(command(*arguments), "input fingerprint")
 
 
 @pytest.mark.usefixtures("tiny_fast")
@@ -209,7 +205,7 @@ def test_the_denoisers_training_is_part_of_the_settings(data: Path, tmp_path: Pa
     before = tree_bytes(tmp_path)
     refused(purify("trusted", "--iterations", 4), "training iterations")
     refused(purify("trusted", "--minutes", 1), "training iterations")
-    refused(purify("images"), "trusted")
+    refused(purify("images"), "trusted fingerprint")
     assert "complete already" in purify("trusted", "--iterations", 3).out
     assert tree_bytes(tmp_path) == before
 
@@ -266,7 +262,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stream, "assemble", interrupt)
+        patch.setattr(stream, "denoise", interrupt)
         said = purify()
     assert (said.code, said.err.splitlines()[-1]) == (
         130,

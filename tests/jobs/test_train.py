@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from kit.commands import Command, refusal, write_images
-from kit.kills import Killed
+from kit.kills import Killed, killed_at_the_end
 from kit.tiny import some_images
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from eclipse.defenses import DEFENSES, make_defense, victim
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.victim import check_sets, train_victim
 from eclipse.errors import EclipseError
-from eclipse.jobs import train
 from eclipse.runs.state import StageStep, State
 
 QUICK = Recipe(epochs=4, batch=16, lr=0.05, pad=1)
@@ -235,12 +234,7 @@ def test_an_interrupted_command_goes_on_and_other_settings_are_refused(
 def test_a_command_that_was_killed_after_its_output_was_there_completes_it(
     data: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(*_: object) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        write = train._write
-        patch.setattr(train, "_write", lambda *given: die(write(*given)))
+    with killed_at_the_end(monkeypatch, told=False):
         command(*options(data))
     before = (data / "run" / "model.safetensors").read_bytes()
     assert json.loads((data / "run.run.json").read_text())["status"] == "started"
@@ -290,6 +284,7 @@ def test_what_a_defense_refuses_at_once_leaves_no_state(data: Path, command: Com
 def test_a_damaged_state_is_said_with_the_remedy(data: Path, command: Command, content: str) -> None:
     (data / ".run.training").mkdir()
     (data / ".run.training" / "settings.json").write_text(content)
+    (data / ".run.training" / "victim.safetensors").touch()
     assert "settings.json is damaged" in refusal(command(*options(data)))
 
 

@@ -65,7 +65,7 @@ def test_progress_is_told_and_ends_with_the_last_row(tmp_path: Path) -> None:
     clean = gray_set(230, (3, 8, 8))
     told: list[tuple[int, int]] = []
     source = stored(tmp_path / "clean.npz", clean.images, clean.labels)
-    verify(source, source, on_progress=lambda done, total: told.append((done, total)))
+    verify(source, source, tell=lambda step: told.append((step.done, step.total)))
     assert told == [(100, 230), (200, 230), (230, 230)]
 
 

@@ -1,11 +1,15 @@
 """Kills in this process, and what they leave."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kit.commands import Said, refusal
+
+from eclipse.runs import manifest as manifests
 
 
 def manifest(out: Path) -> dict[str, Any]:
@@ -18,6 +22,23 @@ def names(folder: Path) -> list[str]:
 
 class Killed(BaseException):
     """Ends a run as a kill does: nothing may catch it."""
+
+
+@contextmanager
+def killed_at_the_end(monkeypatch: pytest.MonkeyPatch, told: bool) -> Iterator[None]:
+    """Kill what runs inside when its output is there: before, or right after, its manifest says that it is complete."""
+    write = manifests.write_json
+
+    def killed(path: Path, content: Mapping[str, Any]) -> None:
+        ends = content.get("status") == "complete"
+        if told or not ends:
+            write(path, content)
+        if ends:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(manifests, "write_json", killed)
+        yield
 
 
 def killing(work: Callable[..., Any]) -> Callable[..., Any]:

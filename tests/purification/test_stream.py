@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from kit.layouts import LAYOUTS, tree_bytes
+from kit.streams import purify_source, shard_folder
 from kit.tiny import one_sentence, some_images, tiny_denoiser
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,11 +29,10 @@ from eclipse.errors import EclipseError
 from eclipse.purification import shards, stream
 from eclipse.purification.algorithm import Purification, denoise, purify
 from eclipse.purification.compensation import once
-from eclipse.purification.shards import shard_folder
-from eclipse.purification.stream import Job, Progress, purify_source
+from eclipse.purification.stream import Progress, Treatment
 
 HOW = Purification(21.6 / 255, 1, "one-step")
-JOB = Job(HOW, seed=3, device="cpu")
+JOB = Treatment(HOW, seed=3, device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -107,9 +107,11 @@ def finished_rows(out: Path) -> int:
     return sum(pa.ipc.open_file(path).read_all().num_rows for path in shard_folder(out).glob("shard-*.arrow"))
 
 
-def run_broken(source: Source, denoiser: Denoiser, out: Path, job: Job = JOB, batches: int = 2, batch: int = 4) -> int:
+def run_broken(
+    source: Source, denoiser: Denoiser, out: Path, job: Treatment = JOB, batches: int = 2, batch: int = 4
+) -> int:
     with pytest.raises(Break):
-        purify_source(source, denoiser, out, job, batch=batch, on_progress=Breaking(batches))
+        purify_source(source, denoiser, out, job, batch=batch, tell=Breaking(batches))
     assert not out.exists()
     return finished_rows(out)
 
@@ -127,13 +129,13 @@ def test_every_layout_gives_the_pixels_of_purify_in_memory(denoiser: Denoiser, t
     assert expected.std() > 10
     result = load_imageset(open_source(out), "a test")
     np.testing.assert_array_equal(result.images, expected)
-    assert result.ids == images.ids and outcome.purified == len(images) and not outcome.skipped
+    assert result.ids == images.ids and outcome["counts"]["purified"] == len(images) and not outcome["skipped"]
     assert images.labels is None or (result.labels is not None and (result.labels == images.labels).all())
 
 
-def made(source: Source, denoiser: Denoiser, out: Path, job: Job = JOB, **options: Any) -> dict[str, bytes]:
+def made(source: Source, denoiser: Denoiser, out: Path, job: Treatment = JOB, **options: Any) -> dict[str, bytes]:
     """Purify to the end; the bytes of the output."""
-    purify_source(source, denoiser, out, job, **options).forget()
+    purify_source(source, denoiser, out, job, **options)
     assert not shard_folder(out).exists()
     return tree_bytes(out)
 
@@ -159,9 +161,9 @@ def test_two_halves_are_the_whole(denoiser: Denoiser, tmp_path: Path, name: str)
 
 
 def test_the_fingerprint_of_the_output_knows_pixels_and_ids(denoiser: Denoiser, tmp_path: Path) -> None:
-    def of(spec: str, job: Job = JOB, **options: Any) -> str:
+    def of(spec: str, job: Treatment = JOB, **options: Any) -> str:
         name = f"{len(list(tmp_path.iterdir()))}.npz"
-        return purify_source(open_source(spec), denoiser, tmp_path / name, job, **options).fingerprint
+        return purify_source(open_source(spec), denoiser, tmp_path / name, job, **options)["output fingerprint"]
 
     path = str(archive(tmp_path / "in.npz"))
     assert of(path) == of(path, batch=1) == of(f"{path}[0:]")
@@ -252,9 +254,9 @@ def test_bad_images_are_left_out_and_listed_by_name(denoiser: Denoiser, tmp_path
     spoil(tmp_path / "in" / "class0" / "006.png")
     (tmp_path / "in" / "class1" / "003.png").write_text("I am text")
     outcome = purify_source(source, denoiser, tmp_path / "out", replace(JOB, skip_bad=True), batch=4)
-    assert outcome.purified == 11
-    assert [Path(name).name for name in outcome.skipped] == ["006.png", "003.png"]
-    assert all(reason.startswith(name) for name, reason in outcome.skipped.items())
+    assert outcome["counts"]["purified"] == 11
+    assert [Path(name).name for name in outcome["skipped"]] == ["006.png", "003.png"]
+    assert all(reason.startswith(name) for name, reason in outcome["skipped"].items())
     kept = {name: data for name, data in whole.items() if not name.endswith(("006.png", "003.png"))}
     assert tree_bytes(tmp_path / "out") == kept
 
@@ -265,7 +267,7 @@ def test_bad_images_alone_are_refused_and_leave_nothing(denoiser: Denoiser, tmp_
         (tmp_path / "in" / f"{i}.png").write_text("I am text")
     with pytest.raises(EclipseError, match="none of its 6 images can be read"):
         purify_source(open_source(tmp_path / "in"), denoiser, tmp_path / "out", replace(JOB, skip_bad=True))
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.run.json"]
 
 
 def test_a_run_stops_at_a_bad_image_and_goes_on_when_it_is_mended(
@@ -347,7 +349,7 @@ def test_an_empty_folder_at_the_place_of_the_output_is_not_taken_for_it(denoiser
     out.mkdir()
     for batches in (2, 2):
         with pytest.raises(Break):
-            purify_source(source, denoiser, out, JOB, batch=4, on_progress=Breaking(batches))
+            purify_source(source, denoiser, out, JOB, batch=4, tell=Breaking(batches))
     assert finished_rows(out) == 13
     assert made(source, denoiser, out) == whole
 
@@ -367,27 +369,29 @@ def test_a_kill_after_the_last_rename_loses_nothing(denoiser: Denoiser, tmp_path
     first = purify_source(source, denoiser, out, JOB)
     before = tree_bytes(out)
     counted.images = 0
-    assert purify_source(source, denoiser, out, JOB) == first
+    assert purify_source(source, denoiser, out, JOB)["output fingerprint"] == first["output fingerprint"]
     assert tree_bytes(out) == before and counted.images == 0
 
 
-OTHER: dict[str, Job] = {
-    "sigma": replace(JOB, how=replace(HOW, sigma=6.4 / 255)),
-    "steps": replace(JOB, how=Purification(HOW.sigma, 2, "ddim")),
-    "sampler": replace(JOB, how=replace(HOW, sampler="ddim")),
+OTHER: dict[str, Treatment] = {
+    "purification sigma": replace(JOB, how=replace(HOW, sigma=6.4 / 255)),
+    "purification steps": replace(JOB, how=Purification(HOW.sigma, 2, "ddim")),
+    "purification sampler": replace(JOB, how=replace(HOW, sampler="ddim")),
     "seed": replace(JOB, seed=4),
-    "compensate": replace(JOB, once=(0.4, 0.05, 1.0)),
+    "compensation mode": replace(JOB, once=(0.4, 0.05, 1.0)),
 }
 
 
-@pytest.mark.parametrize("name", [*OTHER, "denoiser"])
+@pytest.mark.parametrize("name", [*OTHER, "denoiser fingerprint"])
 def test_other_settings_are_refused_by_name_and_harm_nothing(denoiser: Denoiser, tmp_path: Path, name: str) -> None:
     source, out = open_source(archive(tmp_path / "in.npz")), tmp_path / "out.npz"
     run_broken(source, denoiser, out)
     before = tree_bytes(shard_folder(out))
     torch.manual_seed(1)
-    with pytest.raises(EclipseError, match=rf"was made with {'sampler' if name == 'steps' else name} = ") as caught:
-        purify_source(source, tiny_denoiser() if name == "denoiser" else denoiser, out, OTHER.get(name, JOB))
+    with pytest.raises(EclipseError, match=rf"was made with {name} = ") as caught:
+        purify_source(
+            source, tiny_denoiser() if name == "denoiser fingerprint" else denoiser, out, OTHER.get(name, JOB)
+        )
     one_sentence(caught.value)
     assert tree_bytes(shard_folder(out)) == before
     assert made(source, denoiser, out) == made(source, denoiser, tmp_path / "whole.npz")
@@ -396,7 +400,7 @@ def test_other_settings_are_refused_by_name_and_harm_nothing(denoiser: Denoiser,
 def test_settings_that_do_not_change_the_images_may_differ(denoiser: Denoiser, tmp_path: Path) -> None:
     source = open_source(archive(tmp_path / "in.npz"))
     run_broken(source, denoiser, tmp_path / "out")
-    assert made(source, denoiser, tmp_path / "out", replace(JOB, format="folder"), batch=5)
+    assert made(source, denoiser, tmp_path / "out", format="folder", batch=5)
 
 
 # Errors on the way
@@ -437,7 +441,7 @@ def test_a_source_that_vanishes_is_one_error_and_may_come_back(denoiser: Denoise
             (tmp_path / "in").rename(tmp_path / "away")
 
     with pytest.raises(FileNotFoundError) as caught:
-        purify_source(source, denoiser, out, JOB, batch=1, on_progress=vanish)
+        purify_source(source, denoiser, out, JOB, batch=1, tell=vanish)
     assert str(caught.value.filename).startswith(str(tmp_path / "in")) and not out.exists()
     (tmp_path / "away").rename(tmp_path / "in")
     assert finished_rows(out) > 0
@@ -447,7 +451,7 @@ def test_a_source_that_vanishes_is_one_error_and_may_come_back(denoiser: Denoise
 def test_an_error_ends_the_threads(denoiser: Denoiser, tmp_path: Path) -> None:
     source, before = open_source(archive(tmp_path / "in.npz", 200)), threads()
     with pytest.raises(Break):
-        purify_source(source, denoiser, tmp_path / "out.npz", JOB, batch=1, on_progress=Breaking(1))
+        purify_source(source, denoiser, tmp_path / "out.npz", JOB, batch=1, tell=Breaking(1))
     assert threads() == before
 
 
@@ -458,7 +462,7 @@ def test_progress_counts_every_row_once_also_when_resumed(denoiser: Denoiser, tm
     source, out = open_source(archive(tmp_path / "in.npz")), tmp_path / "out.npz"
     finished = run_broken(source, denoiser, out)
     seen: list[Progress] = []
-    purify_source(source, denoiser, out, JOB, batch=2, on_progress=seen.append)
+    purify_source(source, denoiser, out, JOB, batch=2, tell=seen.append)
     assert [progress.done for progress in seen] == [*range(finished + 2, 13, 2), 13]
     assert all(p.total == 13 and p.images_per_s > 0 and 0 < p.busy <= 1 for p in seen)
 
@@ -508,7 +512,7 @@ def test_a_batch_ends_where_its_pixels_would_take_too_much_memory(
     whole = made(source, denoiser, tmp_path / "whole.npz")
     monkeypatch.setattr(stream, "BATCH_PIXELS", 3 * 8 * 8 + 1)
     seen: list[Progress] = []
-    assert made(source, denoiser, tmp_path / "out.npz", on_progress=seen.append) == whole
+    assert made(source, denoiser, tmp_path / "out.npz", tell=seen.append) == whole
     assert [progress.done for progress in seen] == [3, 6, 9, 12, 13]
     monkeypatch.setattr(stream, "BATCH_PIXELS", 1)  # an image larger than that is a batch of its own
     assert made(source, denoiser, tmp_path / "again.npz") == whole
@@ -519,8 +523,9 @@ def test_a_shard_ends_where_its_pixels_would_take_too_much_memory(
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_ROWS", 1000)
     monkeypatch.setattr(shards, "SHARD_BYTES", 2 * 3 * 8 * 8)
-    outcome = purify_source(open_source(archive(tmp_path / "in.npz")), denoiser, tmp_path / "out.npz", JOB, batch=1)
-    assert len(list(outcome.shards.glob("shard-*.arrow"))) == 7
+    out = tmp_path / "out.npz"
+    assert run_broken(open_source(archive(tmp_path / "in.npz")), denoiser, out, batches=13, batch=1) == 13
+    assert len(list(shard_folder(out).glob("shard-*.arrow"))) == 7
 
 
 def test_a_level_that_the_denoiser_was_not_trained_on_is_refused_first(tmp_path: Path) -> None:

@@ -1,52 +1,126 @@
 """Other people's poisons: images that take the place of a data set's rows, or a perturbation to add to them."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eclipse.attacks.crafting.perturbation import apply
 from eclipse.data.layouts.folder import is_image, png_path
 from eclipse.data.layouts.npz import array_headers, load_array
 from eclipse.data.picture import Picture, Pixels, size_in_words
+from eclipse.data.source import open_source
 from eclipse.data.store import Row, Source, comparable_classes, fingerprint_files
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, unknown
 
 _TENSORS = (".pt", ".pth")
 _NAMES = ("perturbation", "noise", "delta")  # what the array is called, where a file holds several
 
 
+UNITS = {"levels": 255.0, "unit": 1.0}
+"""Scales of a perturbation, and the largest value that each can have."""
+
+Poisoned = Iterator[tuple[Row, Picture, Pixels]]
+"""Each row of a clean set, its picture, and its new pixels (3, H, W)."""
+
+
+class Imported(Protocol):
+    """A poison that others have made for a clean set."""
+
+    @property
+    def kind(self) -> str:
+        """What it is, in words."""
+
+    @property
+    def how(self) -> Mapping[str, Any]:
+        """What the user said of it."""
+
+    def fingerprint(self) -> str:
+        """Of the files that it comes from."""
+
+    def rows(self, clean: Source) -> Poisoned:
+        """The rows of the clean set with their new pixels."""
+
+
+def open_imported(spec: str, clean: Source, sign: int | None = None, unit: str | None = None) -> Imported:
+    """Open a poison of others, checked as far as the clean images need not be decoded for it.
+
+    Args:
+        spec: of images that others have poisoned, as for ``open_source``; or the file of a perturbation.
+        clean: the set that it belongs to.
+        sign: 1 or -1, what a perturbation is multiplied with.
+        unit: scale of a perturbation, a name in ``UNITS``.
+
+    Raises:
+        EclipseError: it does not fit the set, or its sign or scale is not said or cannot be meant.
+    """
+    if sign not in (None, 1, -1):
+        raise EclipseError(f"--sign {sign}; expected 1 or -1")
+    if unit is not None and unit not in UNITS:
+        raise unknown("unit", unit, UNITS)
+    if is_perturbation(spec):
+        perturbation = read_perturbation(Path(spec), clean)
+        return SignedPerturbation(perturbation, *_checked(spec, perturbation, sign, unit))
+    if sign or unit:
+        raise EclipseError(f"--sign and --unit are for perturbations, and {spec} is images; leave them out")
+    images = PoisonedImages(open_source(spec))
+    _order(clean, images.source)  # refuses images that are too many or too few
+    return images
+
+
+def _checked(spec: str, perturbation: "Perturbation", sign: int | None, unit: str | None) -> tuple[int, str]:
+    """Refuse a perturbation whose sign or scale is not said, or cannot be meant."""
+    low, high = perturbation.range()
+    held = f"{spec} is a perturbation with values from {low:.4g} to {high:.4g}"
+    if sign is None or unit is None:
+        raise EclipseError(
+            f"{held}; say how to add it: --sign 1 or --sign -1, and --unit levels (8-bit) or --unit unit ([0, 1] scale)"
+        )
+    limit = UNITS[unit]
+    most = max(abs(low), abs(high)) / limit
+    if most > 1:
+        raise EclipseError(f"{held}, and --unit {unit} goes from {-limit:g} to {limit:g}; give the other unit")
+    if most * 255 < 0.5:
+        raise EclipseError(f"{held}, less than half a level with --unit {unit}; expected one that is seen")
+    return sign, unit
+
+
 # ---- images
 
 
-def poisoned_rows(clean: Source, poisoned: Source) -> Iterator[tuple[Row, Picture, Pixels]]:
-    """Yield each row of a clean set, its picture, and the pixels (3, H, W) of the poisoned image for it.
+@dataclass(frozen=True, eq=False)
+class PoisonedImages:
+    """Images that take the place of those of a clean set.
 
     Rows belong together by position; images in a folder by their names, where these are those of the clean folder or
     numbers (``0.png`` is for the first row).
-
-    Raises:
-        EclipseError: one image too many or too few; an image of another size, or of another class where both know it.
     """
-    theirs = _in_order(poisoned, _order(clean, poisoned))
-    for row, other in zip(clean.rows(), theirs, strict=True):
-        _check_label(clean, row, poisoned, other)
-        picture, pixels = row.picture(), other.picture().rgb
-        if pixels.shape != picture.rgb.shape:
-            raise EclipseError(
-                f"{other.name} is {size_in_words(pixels)} and {row.name}, whose place it takes, is "
-                f"{size_in_words(picture.rgb)}; expected images of the same size"
-            )
-        yield row, picture, pixels
 
+    source: Source
+    kind: str = "images"
+    how: Mapping[str, Any] = field(default_factory=dict)
 
-def check_rows(clean: Source, poisoned: Source) -> None:
-    """Refuse poisoned images that are too many or too few for the rows of a clean set."""
-    _order(clean, poisoned)
+    def fingerprint(self) -> str:
+        """Of the source."""
+        return self.source.fingerprint()
+
+    def rows(self, clean: Source) -> Poisoned:
+        """Raises EclipseError for an image of another size, or of another class where both know it."""
+        theirs = _in_order(self.source, _order(clean, self.source))
+        for row, other in zip(clean.rows(), theirs, strict=True):
+            _check_label(clean, row, self.source, other)
+            picture, pixels = row.picture(), other.picture().rgb
+            if pixels.shape != picture.rgb.shape:
+                raise EclipseError(
+                    f"{other.name} is {size_in_words(pixels)} and {row.name}, whose place it takes, is "
+                    f"{size_in_words(picture.rgb)}; expected images of the same size"
+                )
+            yield row, picture, pixels
 
 
 def _in_order(poisoned: Source, order: list[int] | None) -> Iterator[Row]:
@@ -143,6 +217,41 @@ class Perturbation:
     def range(self) -> tuple[float, float]:
         """The lowest and the highest value."""
         return float(self.values.min()), float(self.values.max())
+
+
+@dataclass(frozen=True, eq=False)
+class SignedPerturbation:
+    """A perturbation, and how it is added."""
+
+    perturbation: Perturbation
+    sign: int
+    unit: str
+
+    @property
+    def kind(self) -> str:
+        """For each image, or for each class."""
+        return f"perturbation of each {'class' if self.perturbation.class_wise else 'image'}"
+
+    @property
+    def how(self) -> Mapping[str, Any]:
+        """Sign and unit."""
+        return {"sign": self.sign, "unit": self.unit}
+
+    def fingerprint(self) -> str:
+        """Of the file."""
+        return self.perturbation.fingerprint()
+
+    def rows(self, clean: Source) -> Poisoned:
+        """Raises EclipseError for an image of another size than the perturbation."""
+        scale = self.sign / UNITS[self.unit]
+        for place, row in enumerate(clean.rows()):
+            picture, values = row.picture(), self.perturbation.of(place, row)
+            if picture.rgb.shape[1:] != values.shape[1:]:
+                raise EclipseError(
+                    f"{row.name} is {size_in_words(picture.rgb)} and the perturbation is {size_in_words(values)}; "
+                    "expected the same size"
+                )
+            yield row, picture, apply(picture.rgb, scale * values)
 
 
 def is_perturbation(spec: str) -> bool:

@@ -29,7 +29,7 @@ def demo(
     parts = story.digits(seed) if data is None else story.split(load_imageset(open_source(data), "the demo"), seed)
     setting = story.DIGITS if data is None else story.OWN_DATA
     with Show() as show:
-        told = story.tell(
+        told = story.tell_story(
             parts,
             out,
             setting,
@@ -37,7 +37,6 @@ def demo(
             seed=seed,
             device=device,
             say=lambda line: print(line, flush=True),
-            on_step=show.training,
-            on_progress=show.purifying,
+            tell=show.tell,
         )
     print(f"picture: {told.picture}; numbers: {out / 'demo.json'}")

@@ -30,36 +30,11 @@ def train(
 
     The same command goes on with an interrupted training.
     """
-    from eclipse.cli.show import Show, facts
-    from eclipse.compute.device import describe_device, resolve_device
-    from eclipse.data.source import load_pictures, open_source
-    from eclipse.diffusion.denoiser import describe
-    from eclipse.diffusion.presets import get_preset
-    from eclipse.diffusion.training import check_trusted
-    from eclipse.diffusion.trusted import settings, train_into
+    options = {name: value for name, value in locals().items() if name != "dry_run"}
+    from eclipse.cli.command import carry_out
+    from eclipse.jobs.denoiser import denoiser_job
 
-    source = open_source(clean, image_column=image_column)
-    where, config = resolve_device(device), get_preset(preset).denoiser
-    images = load_pictures(source)
-    check_trusted(images, config)
-    level = None if sigma is None else sigma / 255
-    asked = settings(images, preset, iterations, minutes, level, seed)
-    facts("settings", {**asked, "images": len(images), "output": out, "device": describe_device(where)})
-    if dry_run:
-        return
-    with Show() as show:
-        trained = train_into(
-            out,
-            images,
-            preset,
-            iterations=iterations,
-            minutes=minutes,
-            sigma=level,
-            seed=seed,
-            device=where,
-            on_step=show.training,
-        )
-    facts(str(out), describe(trained))
+    carry_out(denoiser_job(**options), dry_run)
 
 
 @app.command("import")

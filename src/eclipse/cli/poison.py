@@ -47,27 +47,8 @@ def poison(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and print settings and cost, then stop")] = False,
 ) -> None:
     """Poison a data set."""
-    options = {**locals(), "settings": tuple(settings or ())}
-    from eclipse.cli.show import Show, facts
-    from eclipse.jobs import poison
+    options = {name: value for name, value in locals().items() if name != "dry_run"}
+    from eclipse.cli.command import carry_out
+    from eclipse.jobs.poison import poison_job
 
-    request = poison.Request(
-        **{name: value for name, value in options.items() if name in poison.Request.__dataclass_fields__}
-    )
-    plan = poison.plan(request)
-    if plan.finished:
-        if not dry_run:
-            poison.tidy(plan)
-        print(f"{out} is complete already, with the same settings")
-        return
-    facts("settings", plan.in_words())
-    cost = plan.cost()
-    if cost is not None:
-        facts("expected cost", cost.describe())
-    for note in plan.notes(cost):
-        print(f"note: {note}")
-    if dry_run:
-        return
-    with Show() as show:
-        outcome = poison.run(plan, on_step=show.crafting)
-    facts("done", poison.closing(plan, outcome))
+    carry_out(poison_job(**{**options, "settings": tuple(settings or ())}), dry_run)

@@ -17,7 +17,7 @@ CLEAN is used to train a denoiser (no labels needed; 2% to 5% of the size of IMA
 PURIFIED.denoiser. PURIFIED has the layout, order, names and labels of IMAGES. What was done is in PURIFIED.run.json.
 An interrupted run goes on when the same command is given again.
 
-Then train on PURIFIED with `eclipse.Compensate(p, sigma, q)` among your training transforms (or purify with
+Then train on PURIFIED with `eclipse.Compensate(p, noise, q)` among your training transforms (or purify with
 --compensate once): grayscale and noise remove what purification leaves of low-frequency poisons.
 """
 
@@ -66,24 +66,8 @@ def purify(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and print the settings, then stop")] = False,
 ) -> None:
     """Purify a data set."""
-    options = dict(locals())
-    from eclipse.cli.show import Show, facts
-    from eclipse.jobs import purify
+    options = {name: value for name, value in locals().items() if name != "dry_run"}
+    from eclipse.cli.command import carry_out
+    from eclipse.jobs.purify import purify_job
 
-    request = purify.Request(
-        **{name: value for name, value in options.items() if name in purify.Request.__dataclass_fields__}
-    )
-    plan = purify.plan(request)
-    if plan.finished:
-        if not dry_run:
-            purify.tidy(plan)
-        print(f"{out} is complete already, with the same settings")
-        return
-    facts("settings", plan.describe())
-    for note in plan.notes():
-        print(f"note: {note}")
-    if dry_run:
-        return
-    with Show() as show:
-        outcome = purify.run(plan, on_step=show.training, on_progress=show.purifying)
-    facts("done", purify.closing(plan, outcome))
+    carry_out(purify_job(**options), dry_run)

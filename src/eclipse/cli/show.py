@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from eclipse.bench.runner import CellStep
-    from eclipse.diffusion.training import TrainStep
-    from eclipse.purification import stream
-    from eclipse.runs.state import StageStep
+    from eclipse.runs.state import Event
 
 PLAIN_EVERY_S = 10.0
 WIDTH = 100  # columns of a table, where the output is no terminal
@@ -23,12 +21,15 @@ WIDTH = 100  # columns of a table, where the output is no terminal
 class Show:
     """Shows training, purification and crafting; a context manager, so that bars end cleanly."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._console = Console(stderr=True, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last = 0.0
-        self._begun: dict[str, tuple[float, int]] = {}  # of each stage: when its first part was done, and how many
+        self._begun: dict[
+            str, tuple[float, float]
+        ] = {}  # of each part: when its share was first told, and how large it was
 
     def __enter__(self) -> "Show":
         if self._console.is_terminal:
@@ -49,30 +50,22 @@ class Show:
         if self._bars is not None:
             self._bars.stop()
 
-    def training(self, event: "TrainStep") -> None:
-        """Show a training step: loss, images a second and the time left."""
-        facts = f"loss {event.loss:.3f}, {event.images_per_s:.0f} images/s"
-        self._show("training the denoiser", event.progress, facts, event.seconds_left)
+    def tell(self, event: "Event", prefix: str = "") -> None:
+        """Show how far long work is; where nothing says how long the rest takes, at the speed so far.
 
-    def purifying(self, event: "stream.Progress") -> None:
-        """Show the progress of a purification."""
-        left = (event.total - event.done) / event.images_per_s if event.images_per_s else 0.0
-        facts = f"{event.done} of {event.total}, {event.images_per_s:.0f} images/s, network busy {event.busy:.0%}"
-        self._show("purifying", event.done / event.total, facts, left)
-
-    def crafting(self, event: "StageStep") -> None:
-        """Show how far a stage of a crafting is."""
-        self.stage(event, "crafting: ")
-
-    def stage(self, event: "StageStep", work: str = "") -> None:
-        """Show how far a stage of long work is; there may be many, so the bar of a finished one goes."""
-        figures = [f"{name} {value:.3g}" for name, value in event.facts.items()]
-        self._count(work + event.stage, event.done, event.total, figures)
+        There may be many such parts, so the bar of a finished one goes.
+        """
+        what, now = prefix + event.what, self._clock()
+        began, before = self._begun.setdefault(what, (now, event.share))
+        left = event.seconds_left
+        if left is None and event.share > before:
+            left = (1 - event.share) * (now - began) / (event.share - before)
+        self._show(what, event.share, event.figures, left, now, keep=event.seconds_left is not None)
 
     def cell(self, event: "CellStep", number: int, total: int) -> None:
         """Show what happened to a cell of a grid: its progress, or its end as a line that stays."""
         if event.step is not None:
-            self.stage(event.step, f"{event.cell}: ")
+            self.tell(event.step, f"{event.cell}: ")
             return
         end = f"failed: {event.reason.splitlines()[-1]}" if event.accuracy is None else f"{event.accuracy:.2%}"
         text = f"[{number}/{total}] {event.cell}: {end}"
@@ -81,24 +74,12 @@ class Show:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def verifying(self, done: int, total: int) -> None:
-        """Show how many images are compared."""
-        self._count("verifying", done, total)
-
-    def _count(self, what: str, done: int, total: int, figures: Sequence[str] = ()) -> None:
-        """Show what is counted, with the time left at the speed so far."""
-        now = time.monotonic()
-        began, before = self._begun.setdefault(what, (now, done))
-        left = (total - done) * (now - began) / (done - before) if done > before else None
-        self._show(what, done / total, ", ".join([f"{done} of {total}", *figures]), left, keep=False)
-
-    def _show(self, what: str, share: float, facts: str, seconds_left: float | None, keep: bool = True) -> None:
+    def _show(self, what: str, share: float, facts: str, seconds_left: float | None, now: float, keep: bool) -> None:
         if self._bars is not None:
             if what not in self._tasks:
                 self._tasks[what] = self._bars.add_task(what, total=1.0, facts=facts)
             self._bars.update(self._tasks[what], completed=share, facts=facts, visible=keep or share < 1.0)
             return
-        now = time.monotonic()
         if now - self._last >= PLAIN_EVERY_S or share >= 1.0:
             self._last = now
             left = "" if seconds_left is None else f", {seconds_left:.0f} s left"

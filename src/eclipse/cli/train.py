@@ -41,26 +41,8 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and print the settings, then stop")] = False,
 ) -> None:
     """Train a victim."""
-    options = {**locals(), "settings": tuple(settings or ())}
-    from eclipse.cli.show import Show, facts
-    from eclipse.jobs import train
+    options = {name: value for name, value in locals().items() if name != "dry_run"}
+    from eclipse.cli.command import carry_out
+    from eclipse.jobs.train import train_job
 
-    plan = train.plan(train.Request(**{name: options[name] for name in train.Request.__dataclass_fields__}))
-    if plan.finished:
-        print(f"{out} is complete already, with the same settings")
-        return
-    facts("settings", plan.in_words())
-    if dry_run:
-        return
-    with Show() as show:
-        result = train.run(plan, on_step=show.stage)
-    last = result["epochs"][-1]
-    facts(
-        "done",
-        {
-            "accuracy": f"{last['accuracy']:.2%} on the test images after epoch {last['epoch']}, the last",
-            "on training images": f"{last['train_accuracy']:.2%}",
-            "seconds": ", ".join(f"{name} {value:.0f}" for name, value in result["seconds"].items()),
-            "result": out / train.RESULT,
-        },
-    )
+    carry_out(train_job(**{**options, "settings": tuple(settings or ())}), dry_run)

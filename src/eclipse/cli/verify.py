@@ -48,7 +48,7 @@ def verify(
         sources[0], attack=attack, scale=scale, settings=settings or (), norm=norm, radius=radius
     )
     with Show() as show:
-        found = verify.verify(*sources, bound, on_progress=show.verifying)
+        found = verify.verify(*sources, bound, tell=show.tell)
     if json is not None:
         write_json(json, found.as_json())
     facts("verification", found.describe())

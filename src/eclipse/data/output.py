@@ -1,4 +1,4 @@
-"""Put the new images of a data set together to a complete data set, which appears under its name all at once."""
+"""Put the new images of a data set together to a complete data set."""
 
 import errno
 import hashlib
@@ -11,7 +11,6 @@ from eclipse.data.convert import class_folders, to_folder, to_npz, to_parquet, t
 from eclipse.data.layouts.folder import FolderStore
 from eclipse.data.store import Replacements, Source
 from eclipse.errors import EclipseError, unknown
-from eclipse.runs.files import whole
 
 FORMATS: dict[str, Callable[[Source, Path, Replacements], None]] = {
     "folder": to_folder,
@@ -52,52 +51,36 @@ def check_apart(out: Path, other: Source, what: str) -> None:
         raise EclipseError(f"the output {out} is inside the {what} {other.root}; expected a path apart from them")
 
 
-def assemble(
-    source: Source, pictures: Iterator[tuple[str, bytes]], out: Path, format: str | None, skipped: frozenset[str]
+def write_output(
+    source: Source, pictures: Iterator[tuple[str, bytes]], place: Path, format: str | None, skipped: frozenset[str]
 ) -> str:
-    """Write the whole output beside ``out`` and then give it that name, so that ``out`` is complete or not there.
+    """Write a whole data set with new images.
 
     Args:
         source: the data set that went in; labels, other columns and other files are read from it again.
         pictures: (id, PNG) of every row that is not skipped, in the order of the source.
-        out: the path of the result.
+        place: where there is nothing yet.
         format: as for `check_output`.
         skipped: the ids of the rows to leave out.
 
     Returns:
-        The `fingerprint` of the pictures.
+        SHA-256 over the ids and the PNG bytes, in order.
 
     Raises:
-        EclipseError: when `check_output` refuses, an image does not fit the format, or the disk is full.
+        EclipseError: an image does not fit the format, or the disk is full.
     """
-    check_output(source, out, format)
     if len(skipped) >= len(source):
         raise EclipseError(f"all {len(source)} images of {source.spec} were left out; expected at least one good one")
     digest = hashlib.sha256()
     new = Replacements(_digested(pictures, digest), skipped)
-    with _one_sentence(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole(out) as target:
-            if _keeps_layout(source, format):
-                if source.store.is_folder:
-                    target.mkdir()
-                source.store.write(target, source.span, new)
-            else:
-                FORMATS[format or "parquet"](source, target, new)
-            new.finish()
-    return digest.hexdigest()
-
-
-def is_made(out: Path) -> bool:
-    """Whether there is anything at the place of an output; an empty folder is nothing."""
-    return out.exists() and not (out.is_dir() and not any(out.iterdir()))
-
-
-def fingerprint(pictures: Iterator[tuple[str, bytes]]) -> str:
-    """SHA-256 over the ids and the PNG bytes of an output, in order."""
-    digest = hashlib.sha256()
-    for _ in _digested(pictures, digest):
-        pass
+    with _one_sentence():
+        if _keeps_layout(source, format):
+            if source.store.is_folder:
+                place.mkdir()
+            source.store.write(place, source.span, new)
+        else:
+            FORMATS[format or "parquet"](source, place, new)
+        new.finish()
     return digest.hexdigest()
 
 
@@ -157,7 +140,7 @@ def _check_content(source: Source, format: str | None) -> None:
 
 
 @contextmanager
-def _one_sentence(out: Path) -> Iterator[None]:
+def _one_sentence() -> Iterator[None]:
     """Word the errors of the disk."""
     try:
         yield
@@ -165,9 +148,9 @@ def _one_sentence(out: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         if error.errno in _NO_SPACE:
             raise EclipseError(
-                f"no space to write {out} ({reason}); free some and run the same command again"
+                f"no space to write the output ({reason}); free some and run the same command again"
             ) from error
-        place = error.filename or out
+        place = f"{error.filename}: " if error.filename else ""
         raise EclipseError(
-            f"cannot put {out} together: {place}: {reason}; mend that and run the same command again"
+            f"cannot put the output together: {place}{reason}; mend that and run the same command again"
         ) from error

@@ -31,8 +31,7 @@ def save_denoiser(denoiser: Denoiser, folder: Path) -> None:
         _check_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with whole(folder) as partial:
-            partial.mkdir()
-            _write(denoiser, partial)
+            write_denoiser(denoiser, partial)
     except OSError as error:
         reason = error.strerror or error
         raise EclipseError(f"cannot write the denoiser to {folder}: {reason}; choose another place") from error
@@ -68,7 +67,9 @@ def fingerprint_denoiser(denoiser: Denoiser) -> str:
     return digest.hexdigest()
 
 
-def _write(denoiser: Denoiser, folder: Path) -> None:
+def write_denoiser(denoiser: Denoiser, folder: Path) -> None:
+    """Write a denoiser into a new folder."""
+    folder.mkdir()
     # safetensors refuses strided tensors, which channels-last leaves behind.
     weights = st.save({name: tensor.contiguous() for name, tensor in denoiser.network.state_dict().items()})
     config = dataclasses.asdict(denoiser.config) | {"weights_sha256": hashlib.sha256(weights).hexdigest()}

@@ -55,6 +55,21 @@ class TrainStep:
     seconds: float
     seconds_left: float
 
+    @property
+    def what(self) -> str:
+        """For people."""
+        return "training the denoiser"
+
+    @property
+    def share(self) -> float:
+        """The progress."""
+        return self.progress
+
+    @property
+    def figures(self) -> str:
+        """Loss and speed."""
+        return f"loss {self.loss:.3f}, {self.images_per_s:.0f} images/s"
+
 
 def check_trusted(images: Images, config: DenoiserConfig) -> None:
     """Refuse a trusted set that is too small, has other channels, or a size the denoiser does not take."""

@@ -22,11 +22,11 @@ from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import Picture, encode_png
 from eclipse.data.source import load_imageset, open_source
 from eclipse.diffusion.presets import FAST
-from eclipse.diffusion.training import MIN_IMAGES, TrainStep
+from eclipse.diffusion.training import MIN_IMAGES
 from eclipse.errors import EclipseError
-from eclipse.jobs import purify
+from eclipse.jobs.job import Tell, carry_out
+from eclipse.jobs.purify import purify_job
 from eclipse.purification.compensation import Compensate
-from eclipse.purification.stream import Progress
 from eclipse.runs.files import write_json
 from eclipse.runs.manifest import command, versions
 
@@ -138,7 +138,7 @@ def split(data: ImageSet, seed: int) -> Split:
     return Split(data[order[trusted + test :]], data[order[:trusted]], data[order[trusted : trusted + test]])
 
 
-def tell(
+def tell_story(
     parts: Split,
     out: Path,
     setting: Setting,
@@ -147,8 +147,7 @@ def tell(
     seed: int = 0,
     device: str = "auto",
     say: Callable[[str], None] = lambda line: None,
-    on_step: Callable[[TrainStep], None] = lambda step: None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    tell: Tell = lambda event: None,
 ) -> Story:
     """Run the story and write everything it makes into ``out``.
 
@@ -160,8 +159,7 @@ def tell(
         seed: of split, poison, victim and purification.
         device: ``auto``, ``cpu`` or ``cuda``.
         say: called with one line for people after each part.
-        on_step: events of the denoiser's training.
-        on_progress: events of the purification.
+        tell: called with the progress of the purification.
     """
     _check(parts, out)
     where, clock = resolve_device(device), _Clock()
@@ -177,15 +175,15 @@ def tell(
     say(f"trained on poisoned data:  {poisoned_accuracy:6.1%}")
     clock.lap("victims")
 
-    request = purify.Request(
-        images=str(out / "poisoned"),
+    job = purify_job(
+        str(out / "poisoned"),
+        out / "purified",
         trusted=str(out / "trusted"),
-        out=out / "purified",
         seed=seed,
         device=device,
         iterations=setting.iterations,
     )
-    purify.run(purify.plan(request), on_step=on_step, on_progress=on_progress)
+    carry_out(job, tell)
     clock.lap("purification, denoiser training included")
     purified = read_folder(out / "purified", parts.train)
     purified_accuracy = _victim(purified, parts.test, setting, seed, where, Compensate(FAST.p, FAST.noise, FAST.q))

@@ -1,125 +1,117 @@
-"""The main job: from a suspicious data set and a few trusted images to a purified copy with a manifest."""
+"""``eclipse purify``: from a suspicious data set and a few trusted images to a purified copy."""
 
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device
-from eclipse.data.output import check_apart, check_output, is_made
-from eclipse.data.picture import Pixels
+from eclipse.data.output import check_apart, check_output, write_output
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.presets import Preset, get_preset
-from eclipse.diffusion.training import MIN_IMAGES, TrainStep, check_trusted
+from eclipse.diffusion.training import MIN_IMAGES, check_trusted
 from eclipse.diffusion.trusted import levels, train_into
 from eclipse.diffusion.trusted import settings as training_settings
 from eclipse.errors import EclipseError
+from eclipse.jobs.job import Job, Tell
 from eclipse.purification.algorithm import preset_of, purification
 from eclipse.purification.compensation import check_parameters
-from eclipse.purification.shards import shard_folder
-from eclipse.purification.stream import Job, Outcome, Progress, check_first, check_resumable, purify_source
-from eclipse.runs.files import check_name, locked
-from eclipse.runs.manifest import check_made, recorded, run_json
-
-_COMPENSATION = ("p", "noise", "q")  # of a preset, for which a request may have values of its own
+from eclipse.purification.shards import Shards
+from eclipse.purification.stream import Treatment, check_first, purify_rows
+from eclipse.runs.files import check_name, clear
+from eclipse.runs.manifest import run_json
+from eclipse.runs.state import State
 
 SPARSE = 0.05  # of the data set: the defender's assumption of the paper
 
-# Settings that may differ on a finished output: other words for the same thing (fingerprints tell), or another machine.
-_WORDS = ("input spec", "output path", "trusted", "trusted spec", "trusted images", "denoiser", "device name")
 
-
-@dataclass(frozen=True)
-class Request:
-    """A purification as its user asks for it; None stands for the preset's value.
+@dataclass(frozen=True, eq=False)
+class Purify(Job):
+    """A purification, resolved.
 
     Attributes:
-        images: the data set to purify, as a spec for ``open_source``.
+        source: the data set to purify.
         out: where the purified copy goes.
-        trusted: spec of the trusted images, to train a denoiser; or
-        denoiser: a folder with one.
-        sigma: noise level in 8-bit levels.
+        format: of it; None for the layout of the source.
+        treatment: all that decides what becomes of an image.
+        preset: the numbers that the denoiser is trained with, and of the compensation.
         compensate: ``online`` (left to training time) or ``once`` (written into the data).
-        p: probability of grayscale.
-        noise: standard deviation of the compensation's noise on the [0, 1] scale.
-        q: probability of that noise.
+        ready: the denoiser that was given; or
+        trusted: the images to train one on, for
+        training: ``iterations``, ``minutes`` and ``noise levels``, where they decide anything.
+        denoiser: the folder that the denoiser lies in, or will.
+        batch: images read at a time; does not change the result.
     """
 
-    images: str
-    out: Path
-    trusted: str | None = None
-    denoiser: Path | None = None
-    preset: str = "fast"
-    sigma: float | None = None
-    steps: int | None = None
-    sampler: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    format: str | None = None
-    compensate: str = "online"
-    p: float | None = None
-    noise: float | None = None
-    q: float | None = None
-    skip_bad: bool = False
-    batch: int = 256
-    iterations: int | None = None
-    minutes: float | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A request with everything resolved and checked that can be before the work starts.
-
-    Attributes:
-        training: what decides the weights of the denoiser, as options name it; None where it is given.
-        finished: the output is there, made with the same settings.
-    """
-
-    request: Request
     source: Source
-    trusted: Source | None
-    ready: Denoiser | None
-    training: dict[str, Any] | None
+    out: Path
+    format: str | None
+    treatment: Treatment
     preset: Preset
-    job: Job
-    denoiser_folder: Path
-    finished: bool
+    compensate: str
+    ready: Denoiser | None
+    trusted: Source | None
+    training: dict[str, Any] | None
+    denoiser: Path
+    batch: int = 256
 
-    def describe(self) -> dict[str, Any]:
+    doing: ClassVar[str] = "purifying"
+    free: ClassVar[frozenset[str]] = frozenset(
+        {"input spec", "output path", "trusted spec", "trusted images", "trusted", "denoiser", "device name"}
+    )
+    # Finished rows carry digests, and a bad image may be mended; the denoiser is compared when it is there.
+    mendable: ClassVar[frozenset[str]] = frozenset(
+        {"input fingerprint", "input images", "trusted fingerprint", "output format", "skip-bad"}
+    )
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
         """Every resolved setting, for people and for run.json."""
-        job, request = self.job, self.request
+        treatment = self.treatment
         return {
             "input": {"spec": self.source.spec, "layout": self.source.layout, "images": len(self.source)},
-            "output": {"path": str(request.out), "format": request.format or self.source.layout},
+            "output": {"path": str(self.out), "format": self.format or self.source.layout},
             "trusted": None if self.trusted is None else {"spec": self.trusted.spec, "images": len(self.trusted)},
-            "denoiser": str(self.denoiser_folder),
+            "denoiser": str(self.denoiser),
             "training": self.training,
             "preset": self.preset.denoiser.preset,
-            "purification": {**asdict(job.how), "sigma": round(job.how.sigma * 255, 3)},
+            "purification": {**asdict(treatment.how), "sigma": round(treatment.how.sigma * 255, 3)},
             "compensation": {
-                "mode": request.compensate,
+                "mode": self.compensate,
                 "p": self.preset.p,
-                "sigma": self.preset.noise,
+                "noise": self.preset.noise,
                 "q": self.preset.q,
             },
-            "seed": job.seed,
-            "device": {"type": torch.device(job.device).type, "name": describe_device(job.device)},
-            "precision": compute_dtype(job.device)[1],
-            "skip-bad": job.skip_bad,
+            "seed": treatment.seed,
+            "device": {"type": torch.device(treatment.device).type, "name": describe_device(treatment.device)},
+            "precision": compute_dtype(treatment.device)[1],
+            "skip-bad": treatment.skip_bad,
         }
 
+    @cached_property
+    def inputs(self) -> Mapping[str, str]:
+        """Of the data set, of the trusted images, and of a denoiser that was given."""
+        given: dict[str, str] = {"input fingerprint": self.source.fingerprint()}
+        if self.trusted is not None:
+            given["trusted fingerprint"] = self.trusted.fingerprint()
+        if self.ready is not None:
+            given["denoiser fingerprint"] = fingerprint_denoiser(self.ready)
+        return given
+
+    def check_place(self) -> None:
+        """Refuse a place where the data set could not be written."""
+        check_output(self.source, self.out, self.format)
+
     def notes(self) -> list[str]:
-        """What the user should know before the work starts."""
+        """Whether there are more trusted images than the method needs."""
         if self.trusted is None or len(self.trusted) <= SPARSE * len(self.source):
             return []
         share = len(self.trusted) / len(self.source)
@@ -128,68 +120,174 @@ class Plan:
             f"{SPARSE:.0%} are enough for the method, and more did not help in the paper"
         ]
 
+    def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
+        """Train the denoiser, or load it, purify, and put the output together."""
+        assert state.folder is not None
+        began = time.monotonic()
+        denoiser = self.ready or self._trained(tell)
+        fingerprint = self.inputs.get("denoiser fingerprint") or fingerprint_denoiser(denoiser)
+        check_first(self.source, denoiser, self.treatment.skip_bad)
+        shards = Shards(state.folder, fingerprint)
+        shards.check(self.source, self.treatment.skip_bad)
+        trained = time.monotonic()
+        purify_rows(self.source, denoiser, self.treatment, shards, batch=self.batch, tell=tell)
+        skipped = shards.skipped()
+        if len(skipped) == len(self.source):
+            clear(state.folder)
+            raise EclipseError(f"{self.source.spec}: none of its {len(skipped)} images can be read; nothing to purify")
+        made = write_output(self.source, shards.pictures(), place, self.format, frozenset(skipped))
+        purified = len(self.source) - len(skipped)
+        return {
+            "seconds": {
+                "denoiser": round(trained - began, 2),
+                "purification": round(time.monotonic() - trained, 2),
+            },
+            "counts": {"input": len(self.source), "purified": purified, "skipped": len(skipped)},
+            "skipped": dict(skipped.values()),
+            "output fingerprint": made,
+            "denoiser": {"fingerprint": fingerprint, "trained": dict(denoiser.config.trained)},
+        }
 
-def plan(request: Request) -> Plan:
-    """Resolve a request and refuse what cannot work, before anything is written."""
-    _check_options(request)
-    device = resolve_device(request.device)
-    source = open_source(request.images, image_column=request.image_column, label_column=request.label_column)
-    made = is_made(request.out) and run_json(request.out).exists()
-    if not made:
-        check_output(source, request.out, request.format)
-    ready = None if request.denoiser is None else load_denoiser(request.denoiser)
-    preset = _preset(request, ready)
-    trusted = None if request.trusted is None else _open_trusted(request)
-    sigma = None if request.sigma is None else request.sigma / 255
-    how = purification(preset, sigma, request.steps, request.sampler)
-    training = None if ready is not None else _training(request, how.sigma)
-    how.indices(ready or _untrained(preset, how.sigma))
-    preset = replace(preset, **{name: value for name in _COMPENSATION if (value := getattr(request, name)) is not None})
-    corruption = preset.p, preset.noise, preset.q
+    def _trained(self, tell: Tell) -> Denoiser:
+        """The denoiser of the trusted images; they are in memory for no longer than its training."""
+        assert self.trusted is not None and self.training is not None
+        images = load_pictures(self.trusted)
+        check_trusted(images, self.preset.denoiser)
+        how = self.treatment
+        if not self.denoiser.exists():  # before a training that takes minutes
+            check_first(self.source, _untrained(self.preset, how.how.sigma), how.skip_bad)
+        return train_into(
+            self.denoiser,
+            images,
+            self.preset.denoiser.preset,
+            iterations=None if "minutes" in self.training else self.training["iterations"],
+            minutes=self.training.get("minutes"),
+            sigma=how.how.sigma,
+            seed=how.seed,
+            device=how.device,
+            on_step=tell,
+        )
+
+    def closing(self, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What was made, and what to do with it."""
+        numbers = self.preset
+        transform = f"eclipse.Compensate(p={numbers.p:g}, noise={numbers.noise:g}, q={numbers.q:g})"
+        skipped = outcome["counts"]["skipped"]
+        return {
+            "purified": f"{outcome['counts']['purified']} images in {self.out}",
+            **({"skipped": f"{skipped} unreadable images, listed in the manifest"} if skipped else {}),
+            "manifest": run_json(self.out),
+            "denoiser": self.denoiser,
+            "compensation": "written into the images" if self.treatment.once else f"train with {transform}",
+        }
+
+
+def purify_job(
+    images: str,
+    out: Path,
+    *,
+    trusted: str | None = None,
+    denoiser: Path | None = None,
+    preset: str = "fast",
+    sigma: float | None = None,
+    steps: int | None = None,
+    sampler: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    format: str | None = None,
+    compensate: str = "online",
+    p: float | None = None,
+    noise: float | None = None,
+    q: float | None = None,
+    skip_bad: bool = False,
+    batch: int = 256,
+    iterations: int | None = None,
+    minutes: float | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Purify:
+    """Resolve a purification as its user asks for it, and refuse what cannot work; None stands for the preset's value.
+
+    Args:
+        images: the data set to purify, as a spec for ``open_source``.
+        out: where the purified copy goes.
+        trusted: spec of the trusted images, to train a denoiser; or
+        denoiser: a folder with one.
+        preset: ``fast`` or ``paper``.
+        sigma: noise level in 8-bit levels.
+        steps: network evaluations an image.
+        sampler: a name in ``samplers.SAMPLERS``.
+        seed: of the training and of the noise.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        format: of the output; None for that of the input.
+        compensate: ``online`` (left to training time) or ``once`` (written into the data).
+        p: probability of grayscale.
+        noise: standard deviation of the compensation's noise on the [0, 1] scale.
+        q: probability of that noise.
+        skip_bad: leave unreadable images out.
+        batch: images read at a time; does not change the result.
+        iterations: training steps of the denoiser.
+        minutes: a time budget for them instead.
+        image_column: the column with the images, where it cannot be told.
+        label_column: the column with the labels.
+    """
+    _check_options(out, trusted, denoiser, compensate, batch, {"iterations": iterations, "minutes": minutes})
+    where = resolve_device(device)
+    source = open_source(images, image_column=image_column, label_column=label_column)
+    ready = None if denoiser is None else load_denoiser(denoiser)
+    chosen = get_preset(preset) if ready is None else _preset_of(ready, preset, denoiser)
+    how = purification(chosen, None if sigma is None else sigma / 255, steps, sampler)
+    how.indices(ready or _untrained(chosen, how.sigma))
+    given: dict[str, Any] = {"p": p, "noise": noise, "q": q}
+    chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
+    corruption = chosen.p, chosen.noise, chosen.q
     check_parameters(*corruption)
-    written = corruption if request.compensate == "once" else None
-    job = Job(how, request.seed, device, request.format, written, request.skip_bad)
-    folder = request.denoiser or request.out.with_name(request.out.name + ".denoiser")
-    resolved = Plan(request, source, trusted, ready, training, preset, job, folder, finished=False)
-    if made:
-        return _compared(resolved)
-    check_resumable(request.out, job, ready)
-    return resolved
+    return Purify(
+        source,
+        out,
+        format,
+        Treatment(how, seed, where, corruption if compensate == "once" else None, skip_bad),
+        chosen,
+        compensate,
+        ready,
+        None if trusted is None else _open_trusted(trusted, image_column, out),
+        None if ready is not None else _training(preset, iterations, minutes, how.sigma, seed),
+        denoiser or out.with_name(out.name + ".denoiser"),
+        batch,
+    )
 
 
-def _check_options(request: Request) -> None:
+def _check_options(
+    out: Path, trusted: str | None, denoiser: Path | None, compensate: str, batch: int, training: Mapping[str, Any]
+) -> None:
     """Refuse options that are wrong in themselves or do not go together."""
-    if (request.trusted is None) == (request.denoiser is None):
-        given = "both were given" if request.trusted else "neither was given"
+    if (trusted is None) == (denoiser is None):
+        given = "both were given" if trusted else "neither was given"
         raise EclipseError(f"give either --trusted (to train a denoiser) or --denoiser (to use one); {given}")
-    for name in ("iterations", "minutes"):
-        value = getattr(request, name)
-        if request.denoiser is not None and value is not None:
+    for name, value in training.items():
+        if denoiser is not None and value is not None:
             raise EclipseError(f"--{name} {value:g} is for training, and --denoiser is trained; leave it out")
-    if request.compensate not in ("online", "once"):
-        raise EclipseError(f"--compensate {request.compensate!r}; expected online or once")
-    if request.batch < 1:
-        raise EclipseError(f"--batch {request.batch}; expected at least 1")
-    check_name(request.out)
+    if compensate not in ("online", "once"):
+        raise EclipseError(f"--compensate {compensate!r}; expected online or once")
+    if batch < 1:
+        raise EclipseError(f"--batch {batch}; expected at least 1")
+    check_name(out)
 
 
-def _preset(request: Request, ready: Denoiser | None) -> Preset:
-    """The preset asked for, or that of the denoiser."""
-    asked = get_preset(request.preset)
-    if ready is None:
-        return asked
+def _preset_of(ready: Denoiser, asked: str, folder: Path | None) -> Preset:
+    """The preset of a denoiser, if no other was asked for."""
     preset = preset_of(ready)
-    if request.preset != Request.preset and preset != asked:
+    if asked != "fast" and preset != get_preset(asked):
         raise EclipseError(
-            f"--preset {request.preset}, but {request.denoiser} is of preset {preset.denoiser.preset}; leave --preset "
-            "out and give --sigma, --steps and --sampler where you want others"
+            f"--preset {asked}, but {folder} is of preset {preset.denoiser.preset}; leave --preset out and give "
+            "--sigma, --steps and --sampler where you want others"
         )
     return preset
 
 
-def _training(request: Request, sigma: float) -> dict[str, Any]:
+def _training(preset: str, iterations: int | None, minutes: float | None, sigma: float, seed: int) -> dict[str, Any]:
     """What decides the weights of the denoiser, but for the preset, the seed and the trusted images."""
-    decided = training_settings((), request.preset, request.iterations, request.minutes, sigma, request.seed)
+    decided = training_settings((), preset, iterations, minutes, sigma, seed)
     return {name: decided[name] for name in ("iterations", "minutes", "noise levels") if decided[name] is not None}
 
 
@@ -198,112 +296,12 @@ def _untrained(preset: Preset, sigma: float) -> Denoiser:
     return Denoiser(replace(preset.denoiser, t_max=levels(preset, sigma)), nn.Identity())
 
 
-def _compared(plan: Plan) -> Plan:
-    """A plan whose output exists: refused unless it was made, or is being made, with the same settings."""
-
-    def fingerprints(manifest: dict[str, Any]) -> dict[str, Any]:
-        found = {"input": manifest["input fingerprint"], "trusted": manifest["trusted fingerprint"]}
-        if manifest["status"] == "complete" and plan.ready is not None:
-            found["denoiser"] = manifest["denoiser"]["fingerprint"]
-        return found
-
-    known = {
-        "input": plan.source.fingerprint(),
-        "trusted": None if plan.trusted is None else plan.trusted.fingerprint(),
-        "denoiser": None if plan.ready is None else fingerprint_denoiser(plan.ready),
-    }
-    return replace(plan, finished=check_made(plan.request.out, plan.describe(), _WORDS, fingerprints, known))
-
-
-def run(
-    plan: Plan,
-    *,
-    on_step: Callable[[TrainStep], None] = lambda step: None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Outcome:
-    """Carry a plan out: train (or load) the denoiser, purify, write the manifest.
-
-    An interrupted run goes on where it was when it is carried out again with the same settings.
-    """
-    images = _trusted_images(plan)
-    kept = _denoiser(plan, images, on_step) if plan.denoiser_folder.exists() else None
-    check_resumable(plan.request.out, plan.job, kept)
-    check_first(plan.source, kept or _untrained(plan.preset, plan.job.how.sigma), plan.job.skip_bad)
-    out, started = plan.request.out, time.time()
-    fingerprints = {
-        "input fingerprint": plan.source.fingerprint(),
-        "trusted fingerprint": None if plan.trusted is None else plan.trusted.fingerprint(),
-    }
-    with locked(shard_folder(out), out):
-        with recorded(out, plan.describe(), **fingerprints) as found:
-            denoiser = kept or _denoiser(plan, images, on_step)
-            images.clear()  # they may take as much memory as all the rest
-            trained = time.time()
-            batch = plan.request.batch
-            outcome = purify_source(plan.source, denoiser, out, plan.job, batch=batch, on_progress=on_progress)
-            found |= {
-                "seconds": {"denoiser": round(trained - started, 2), "purification": round(time.time() - trained, 2)},
-                "counts": {"input": len(plan.source), "purified": outcome.purified, "skipped": len(outcome.skipped)},
-                "skipped": dict(outcome.skipped),
-                "output fingerprint": outcome.fingerprint,
-                "denoiser": {"fingerprint": fingerprint_denoiser(denoiser), "trained": dict(denoiser.config.trained)},
-            }
-        outcome.forget()
-    return outcome
-
-
-def tidy(plan: Plan) -> None:
-    """Delete the intermediate files of a finished output, which a kill at the very end leaves."""
-    shutil.rmtree(shard_folder(plan.request.out), ignore_errors=True)
-
-
-def closing(plan: Plan, outcome: Outcome) -> dict[str, Any]:
-    """What to tell the user at the end: what was made, and what to do with it."""
-    job, preset = plan.job, plan.preset
-    transform = f"eclipse.Compensate(p={preset.p:g}, sigma={preset.noise:g}, q={preset.q:g})"
-    advice = "written into the images" if job.once else f"train with {transform}"
-    return {
-        "purified": f"{outcome.purified} images in {plan.request.out}",
-        **({"skipped": f"{len(outcome.skipped)} unreadable images, listed in the manifest"} if outcome.skipped else {}),
-        "manifest": run_json(plan.request.out),
-        "denoiser": plan.denoiser_folder,
-        "compensation": advice,
-    }
-
-
-def _open_trusted(request: Request) -> Source:
-    assert request.trusted is not None
-    trusted = open_source(request.trusted, image_column=request.image_column)
+def _open_trusted(spec: str, image_column: str | None, out: Path) -> Source:
+    trusted = open_source(spec, image_column=image_column)
     if len(trusted) < MIN_IMAGES:
         raise EclipseError(
             f"{trusted.spec} has {len(trusted)} images; a denoiser needs at least {MIN_IMAGES} trusted ones, "
             "and the paper uses 4% of the training set: give more images that you trust"
         )
-    check_apart(request.out, trusted, "trusted images")
+    check_apart(out, trusted, "trusted images")
     return trusted
-
-
-def _trusted_images(plan: Plan) -> list[Pixels]:
-    """Load the trusted images, and refuse ones that a denoiser cannot be trained on."""
-    if plan.trusted is None:
-        return []
-    images = load_pictures(plan.trusted)
-    check_trusted(images, plan.preset.denoiser)
-    return images
-
-
-def _denoiser(plan: Plan, images: list[Pixels], on_step: Callable[[TrainStep], None]) -> Denoiser:
-    """The denoiser that was given, or one trained on the trusted images, or trained on them before."""
-    if plan.ready is not None:
-        return plan.ready
-    return train_into(
-        plan.denoiser_folder,
-        images,
-        plan.request.preset,
-        iterations=plan.request.iterations,
-        minutes=plan.request.minutes,
-        sigma=plan.job.how.sigma,
-        seed=plan.request.seed,
-        device=plan.job.device,
-        on_step=on_step,
-    )

@@ -1,13 +1,11 @@
 """``eclipse train``: prepare a data set with a defense, train a victim on it, and keep what came out in a folder."""
 
-import json
-import os
-import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from eclipse.classifiers.fit import Recipe, recipe_with
 from eclipse.compute.device import compute_dtype, describe_device, enough_memory, resolve_device
@@ -18,220 +16,193 @@ from eclipse.defenses.defense import Defense
 from eclipse.defenses.parameters import defense_with
 from eclipse.defenses.victim import Trained, check_sets, new_victim, train_victim
 from eclipse.errors import EclipseError
-from eclipse.runs.files import check_name, clear, locked, write_json, write_whole
-from eclipse.runs.manifest import check_made, check_same_settings, flat, read_settings, recorded, run_json
-from eclipse.runs.state import StageStep, State
+from eclipse.jobs.job import Job, Tell
+from eclipse.runs.files import check_name, write_json
+from eclipse.runs.state import State
 
 RESULT, WEIGHTS = "result.json", "model.safetensors"
-_WORDS = ("dataset", "test set", "trusted set", "device name")  # other words for the same thing, or another machine
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a user asks for; see ``eclipse train --help``."""
+@dataclass(frozen=True, eq=False)
+class Train(Job):
+    """The training of a victim, resolved.
 
-    dataset: str
-    test: str
-    out: Path
-    arch: str = "resnet18"
-    recipe: str = "fast"
-    epochs: int | None = None
-    defense: str = "none"
-    scale: str = "paper"
-    settings: tuple[str, ...] = ()
-    trusted: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    compiled: bool = False
+    Attributes:
+        specs: what the user calls the sets, by their names in the manifest.
+        data: the training set.
+        test: what is measured on.
+        trusted: what the defense needs that is clean; None for one that needs nothing.
+        out: the folder of the result.
+        arch: a name of a classifier.
+        recipe: of the training.
+        defense: which.
+        names: what the user calls ``recipe``, ``defense`` and its ``scale``.
+        seed: decides weights, order and all that is drawn.
+        device: where to compute.
+        compiled: compile the network first.
+    """
 
-
-@dataclass(frozen=True)
-class Plan:
-    """A request that was checked; ``finished`` where its output is there already."""
-
-    request: Request
+    specs: Mapping[str, str | None]
     data: ImageSet
     test: ImageSet
     trusted: ImageSet | None
-    defense: Defense
+    out: Path
+    arch: str
     recipe: Recipe
+    defense: Defense
+    names: Mapping[str, str]
+    seed: int
     device: str
-    finished: bool = False
+    compiled: bool
 
-    def settings(self) -> dict[str, Any]:
+    doing: ClassVar[str] = "training"
+    free: ClassVar[frozenset[str]] = frozenset({"dataset", "test set", "trusted set", "device name"})
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
         """What decides the result, for the manifest."""
-        asked = self.request
         return {
-            "dataset": asked.dataset,
-            "test set": asked.test,
-            "trusted set": asked.trusted,
-            "arch": asked.arch,
-            "recipe": {"name": asked.recipe, **asdict(self.recipe)},
-            "defense": {"name": asked.defense, "scale": asked.scale, **self.defense.settings()},
-            "seed": asked.seed,
-            "compiled": asked.compiled,
+            **self.specs,
+            "arch": self.arch,
+            "recipe": {"name": self.names["recipe"], **asdict(self.recipe)},
+            "defense": {"name": self.names["defense"], "scale": self.names["scale"], **self.defense.settings()},
+            "seed": self.seed,
+            "compiled": self.compiled,
             "device": {"type": self.device.partition(":")[0], "name": describe_device(self.device)},
         }
 
-    def fingerprints(self) -> dict[str, str]:
+    @cached_property
+    def inputs(self) -> Mapping[str, str]:
         """Of the sets."""
         sets = {"training set": self.data, "test set": self.test, "trusted set": self.trusted}
         return {f"{name} fingerprint": images.fingerprint() for name, images in sets.items() if images is not None}
 
-    def in_words(self) -> dict[str, Any]:
+    def in_words(self) -> Mapping[str, Any]:
         """What to tell the user before work starts."""
-        asked, (_, why) = self.request, compute_dtype(self.device)
         return {
-            "training set": f"{asked.dataset}, {len(self.data):,} images",
-            "test set": f"{asked.test}, {len(self.test):,} images",
-            "defense": f"{asked.defense} ({self.defense.title})",
+            "training set": f"{self.specs['dataset']}, {len(self.data):,} images",
+            "test set": f"{self.specs['test set']}, {len(self.test):,} images",
+            "defense": f"{self.names['defense']} ({self.defense.title})",
             "cost": f"about {self.defense.cost():.3g} times the work, for a ResNet-18 and 50,000 images",
-            "victim": f"{asked.arch}, {self.data.num_classes} classes",
-            "recipe": f"{asked.recipe}: {self.recipe.epochs} epochs, batch {self.recipe.batch}, lr {self.recipe.lr:g}",
-            "device": f"{describe_device(self.device)} ({why})",
-            "output": asked.out,
+            "victim": f"{self.arch}, {self.data.num_classes} classes",
+            "recipe": f"{self.names['recipe']}: {self.recipe.epochs} epochs, batch {self.recipe.batch}, "
+            f"lr {self.recipe.lr:g}",
+            "device": f"{describe_device(self.device)} ({compute_dtype(self.device)[1]})",
+            "output": self.out,
+        }
+
+    def check_place(self) -> None:
+        """Refuse a place that is taken, or where no folder can be made."""
+        if not self.out.parent.is_dir():
+            raise EclipseError(f"no such folder {self.out.parent}; expected an existing one to write the output into")
+        if self.out.exists():
+            raise EclipseError(f"{self.out} exists; choose another output")
+
+    def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
+        """Prepare the set, train on it, and write the result and the weights; goes on after the last epoch."""
+        assert state.folder is not None
+        began = time.monotonic()
+        with enough_memory(self.device, f"for the defense {self.names['defense']}"):
+            data = self.defense.prepare(
+                self.data,
+                self.trusted,
+                seed=self.seed,
+                device=self.device,
+                stages=State(state.folder / "prepare", tell),
+            )
+        prepared_s = time.monotonic() - began
+        trained = train_victim(
+            data,
+            self.test,
+            self.defense,
+            self.arch,
+            self.recipe,
+            seed=self.seed,
+            device=self.device,
+            stages=state,
+            compiled=self.compiled,
+        )
+        result = {
+            **self.settings,
+            **self.inputs,
+            "prepared fingerprint": data.fingerprint(),
+            "counts": {"training images": len(self.data), "prepared images": len(data), "test images": len(self.test)},
+            "image": list(self.data.images.shape[1:]),
+            "classes": self.data.num_classes,
+            "parameters": trained.parameters,
+            "accuracy": trained.accuracy,
+            "epochs": list(trained.epochs),
+            "seconds": {"prepare": round(prepared_s, 2), "train": round(trained.seconds, 2)},
+        }
+        _write(place, trained, result)
+        last = {name: trained.epochs[-1][name] for name in ("epoch", "train_accuracy")}
+        return {**{name: result[name] for name in ("accuracy", "seconds", "counts")}, "last epoch": last}
+
+    def closing(self, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What came out, and where it is."""
+        last = outcome["last epoch"]
+        return {
+            "accuracy": f"{outcome['accuracy']:.2%} on the test images after epoch {last['epoch']}, the last",
+            "on training images": f"{last['train_accuracy']:.2%}",
+            "seconds": ", ".join(f"{name} {value:.0f}" for name, value in outcome["seconds"].items()),
+            "result": self.out / RESULT,
         }
 
 
-def state_folder(out: Path) -> Path:
-    """Where an unfinished training keeps its state: hidden, beside the output."""
-    return out.with_name(f".{out.name}.training")
+def train_job(
+    dataset: str,
+    test: str,
+    out: Path,
+    *,
+    arch: str = "resnet18",
+    recipe: str = "fast",
+    epochs: int | None = None,
+    defense: str = "none",
+    scale: str = "paper",
+    settings: tuple[str, ...] = (),
+    trusted: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    compiled: bool = False,
+) -> Train:
+    """Resolve a training as its user asks for it (see ``eclipse train --help``), and refuse what cannot work."""
+    check_name(out)
+    where = resolve_device(device)
+    chosen, how = defense_with(defense, scale, settings), recipe_with(recipe, epochs)
+    _check_options(defense, chosen, trusted, compiled)
+    specs = {"dataset": dataset, "test set": test, "trusted set": trusted}
+    sets = _load(specs)
+    data, held_out = sets["dataset"], sets["test set"]
+    new_victim(arch, data, check_sets(data, held_out), chosen, seed, "cpu")  # refuses what does not fit
+    names = {"recipe": recipe, "defense": defense, "scale": scale}
+    return Train(specs, data, held_out, sets.get("trusted set"), out, arch, how, chosen, names, seed, where, compiled)
 
 
-def plan(request: Request) -> Plan:
-    """Resolve and check a request, before anything is written.
-
-    Raises:
-        EclipseError: a request that cannot be carried out.
-    """
-    check_name(request.out)
-    device = resolve_device(request.device)
-    defense = defense_with(request.defense, request.scale, request.settings)
-    recipe = recipe_with(request.recipe, request.epochs)
-    if request.trusted is None and defense.needs() != "nothing":
-        raise EclipseError(
-            f"the defense {request.defense} needs {defense.needs()}: name a clean data set with --trusted"
-        )
-    if request.trusted is not None and defense.needs() == "nothing":
-        raise EclipseError(f"the defense {request.defense} needs no trusted images; leave --trusted out")
-    if request.compiled and type(defense).adapt is not Defense.adapt:
-        raise EclipseError(
-            f"the defense {request.defense} changes the network, which then does not compile; leave --compile out"
-        )
-    sets = _load(request)
-    data, test, trusted = sets["training"], sets["test"], sets.get("trusted")
-    made = Plan(request, data, test, trusted, defense, recipe, device)
-    new_victim(request.arch, data, check_sets(data, test), defense, request.seed, "cpu")  # refuses what does not fit
-    if not request.out.parent.is_dir():
-        raise EclipseError(f"no such folder {request.out.parent}; expected an existing one to write the output into")
-    if request.out.exists() and not run_json(request.out).exists():
-        raise EclipseError(f"{request.out} exists; choose another output")
-    _check_resumable(made)
-    return replace(made, finished=_finished(made)) if request.out.exists() else made
+def _check_options(name: str, defense: Defense, trusted: str | None, compiled: bool) -> None:
+    """Refuse options that do not go together."""
+    if trusted is None and defense.needs() != "nothing":
+        raise EclipseError(f"the defense {name} needs {defense.needs()}: name a clean data set with --trusted")
+    if trusted is not None and defense.needs() == "nothing":
+        raise EclipseError(f"the defense {name} needs no trusted images; leave --trusted out")
+    if compiled and type(defense).adapt is not Defense.adapt:
+        raise EclipseError(f"the defense {name} changes the network, which then does not compile; leave --compile out")
 
 
-def _load(request: Request) -> dict[str, ImageSet]:
-    """The sets by their parts; none may share images with the test images."""
-    specs = {"training": request.dataset, "test": request.test, "trusted": request.trusted}
-    sources = {part: open_source(spec) for part, spec in specs.items() if spec is not None}
-    sets = {part: load_imageset(source, "training a victim") for part, source in sources.items()}
-    for part in sets.keys() - {"test"}:
-        check_apart_from_test(sources["test"], sets["test"], sources[part], sets[part], part)
+def _load(specs: Mapping[str, str | None]) -> dict[str, ImageSet]:
+    """The sets by their names; none may share images with the test images."""
+    sources = {name: open_source(spec) for name, spec in specs.items() if spec is not None}
+    sets = {name: load_imageset(source, "training a victim") for name, source in sources.items()}
+    parts = {"dataset": "training", "trusted set": "trusted"}
+    for name in sets.keys() & parts.keys():
+        check_apart_from_test(sources["test set"], sets["test set"], sources[name], sets[name], parts[name])
     return sets
 
 
-def _finished(made: Plan) -> bool:
-    known = made.fingerprints()
+def _write(place: Path, trained: Trained, result: Mapping[str, Any]) -> None:
+    from safetensors.torch import save_file
 
-    def recorded_ones(manifest: dict[str, Any]) -> Mapping[str, Any]:
-        return {name: manifest[name] for name in known}
-
-    return check_made(made.request.out, made.settings(), _WORDS, recorded_ones, known)
-
-
-def _state(made: Plan) -> dict[str, Any]:
-    settings = {name: value for name, value in flat(made.settings()).items() if name not in _WORDS}
-    return dict(json.loads(json.dumps({**settings, **made.fingerprints()}, default=str)))
-
-
-def _check_resumable(made: Plan) -> None:
-    """Refuse settings other than those of the unfinished training of the same output, if there is one."""
-    folder = state_folder(made.request.out)
-    if (folder / "settings.json").exists():
-        check_same_settings(read_settings(folder), _state(made), folder)
-
-
-def run(made: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None) -> dict[str, Any]:
-    """Carry a plan out and return the result, as it stands in ``OUT/result.json``.
-
-    An interrupted run goes on after its last epoch when it is carried out again, and ends with the same result.
-    """
-    asked, folder = made.request, state_folder(made.request.out)
-    with locked(folder, asked.out):
-        _check_resumable(made)
-        write_json(folder / "settings.json", _state(made))
-        with recorded(asked.out, made.settings(), **made.fingerprints()) as found:
-            began = time.monotonic()
-            preparing = State(folder / "prepare", on_step)
-            data = _prepared(made, preparing)
-            prepared_s = time.monotonic() - began
-            trained = train_victim(
-                data,
-                made.test,
-                made.defense,
-                asked.arch,
-                made.recipe,
-                seed=asked.seed,
-                device=made.device,
-                stages=State(folder, on_step),
-                compiled=asked.compiled,
-            )
-            seconds = {"prepare": round(prepared_s, 2), "train": round(trained.seconds, 2)}
-            result = _result(made, data, trained, seconds)
-            _write(asked.out, folder, trained, result)
-            found |= {"accuracy": trained.accuracy, "seconds": seconds, "counts": result["counts"]}
-        clear(folder)
-    return result
-
-
-def _prepared(made: Plan, stages: State) -> ImageSet:
-    """What the defense makes of the images; where it refuses them at once, no state is left to bind the next run."""
-    asked, folder = made.request, state_folder(made.request.out)
-    try:
-        with enough_memory(made.device, f"for the defense {asked.defense}"):
-            return made.defense.prepare(made.data, made.trusted, seed=asked.seed, device=made.device, stages=stages)
-    except EclipseError:
-        if not any(path.is_file() for path in (folder / "prepare").rglob("*")):
-            shutil.rmtree(folder / "prepare", ignore_errors=True)
-            (folder / "settings.json").unlink()
-        raise
-
-
-def _result(made: Plan, data: ImageSet, trained: Trained, seconds: Mapping[str, float]) -> dict[str, Any]:
-    return {
-        **made.settings(),
-        **made.fingerprints(),
-        "prepared fingerprint": data.fingerprint(),
-        "counts": {"training images": len(made.data), "prepared images": len(data), "test images": len(made.test)},
-        "image": list(made.data.images.shape[1:]),
-        "classes": made.data.num_classes,
-        "parameters": trained.parameters,
-        "accuracy": trained.accuracy,
-        "epochs": list(trained.epochs),
-        "seconds": dict(seconds),
-    }
-
-
-def _write(out: Path, folder: Path, trained: Trained, result: Mapping[str, Any]) -> None:
-    """Write the output under a hidden name and give it its name at once."""
-    from safetensors.torch import save
-
-    made = folder / "output"
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
+    place.mkdir()
     state = trained.network.state_dict()  # opacus puts a word before every name
     tensors = {name.removeprefix("_module."): value.detach().cpu().contiguous() for name, value in state.items()}
-    write_whole(made / WEIGHTS, save(tensors))
-    write_json(made / RESULT, result)
-    shutil.rmtree(out, ignore_errors=True)  # the same, from a run that was killed before its manifest said complete
-    os.replace(made, out)
+    save_file(tensors, place / WEIGHTS)
+    write_json(place / RESULT, result)

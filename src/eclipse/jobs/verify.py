@@ -19,6 +19,7 @@ from eclipse.data.picture import size_in_words
 from eclipse.data.store import Row, Source, comparable_classes
 from eclipse.errors import EclipseError, unknown
 from eclipse.runs.manifest import run_json
+from eclipse.runs.state import Event, StageStep
 
 _TOLD = 100  # rows after which progress is told
 BANDS = (4, 8, 12)
@@ -190,12 +191,12 @@ def verify(
     clean: Source,
     bound: Bound | None = None,
     *,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    tell: Callable[[Event], None] = lambda event: None,
 ) -> Verification:
     """Compare a poisoned data set with the clean one row by row, keeping a few numbers of each.
 
     Images may have different sizes. Where an image has one gray plane in both sets, that plane is compared. Now and
-    then ``on_progress`` is told how many rows are done, and of how many.
+    then ``tell`` is told how many rows are done.
 
     Raises:
         EclipseError: the sets differ in length, or in the name or size of a row; an image cannot be read.
@@ -221,7 +222,7 @@ def verify(
             relabelled.add(new, _other_class(*comparable_classes(poisoned, new, clean, old)))
         changes.add(change, after, new.label if old.label is None else old.label)
         if done % _TOLD == 0 or done == len(clean):
-            on_progress(done, len(clean))
+            tell(StageStep("verifying", done, len(clean)))
     return Verification(
         poisoned=poisoned.spec,
         clean=clean.spec,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +16,8 @@ import pyarrow.compute as pc
 from eclipse.data.picture import Picture, encode_png
 from eclipse.data.store import Row, Source
 from eclipse.errors import EclipseError
-from eclipse.runs.files import write_json, write_whole
-from eclipse.runs.manifest import check_same_settings, read_settings
+from eclipse.runs.files import write_whole
+from eclipse.runs.manifest import check_same_settings
 
 SHARD_ROWS, SHARD_BYTES = 2048, 64 << 20  # whichever is reached first; what a kill can lose
 _SCHEMA = pa.schema(
@@ -30,11 +29,6 @@ _SCHEMA = pa.schema(
         ("refused", pa.string()),
     ]
 )
-
-
-def shard_folder(out: Path) -> Path:
-    """Where the shards of an unfinished output lie: hidden, beside it."""
-    return out.with_name(f".{out.name}.purifying")
 
 
 @dataclass(frozen=True)
@@ -68,28 +62,28 @@ def digest_of(row: Row) -> bytes:
 class Shards:
     """Finished rows on the disk, in order, in files that are whole or absent.
 
-    Opening refuses finished rows that were made with other settings.
+    Args:
+        folder: where they lie.
+        denoiser: the fingerprint of what purifies; rows that another denoiser purified are refused.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], skip_bad: bool, input: str = "") -> None:
-        self.folder = shard_folder(out)
-        self._settings = {**settings, "input": input}
-        self.files = sorted(self.folder.glob("shard-*.arrow"))
-        self.rows = sum(table.num_rows for table in self._tables())
-        if self.files:
-            made = read_settings(self.folder)
-            check_same_settings({name: made.get(name) for name in settings}, settings, self.folder)
-            if not skip_bad and self.skipped():
-                check_same_settings({"skip-bad": True}, {"skip-bad": False}, self.folder)
+    def __init__(self, folder: Path, denoiser: str) -> None:
+        self.folder = folder
+        self._schema = _SCHEMA.with_metadata({"denoiser": denoiser})
+        self.files = sorted(folder.glob("shard-*.arrow"))
+        self.rows = 0
+        for table in self._tables():
+            self.rows += table.num_rows
+            made = (table.schema.metadata or {}).get(b"denoiser", b"").decode()
+            check_same_settings({"denoiser": made}, {"denoiser": denoiser}, folder)
 
-    @property
-    def _settings_file(self) -> Path:
-        return self.folder / "settings.json"
+    def check(self, source: Source, skip_bad: bool) -> None:
+        """Refuse a source whose finished rows have changed, or in which bad images are no longer to be skipped.
 
-    def check_input(self, source: Source) -> None:
-        """Refuse a changed input, unless only rows changed that are not finished: a bad image may have been mended."""
-        if not self.files or read_settings(self.folder).get("input") == self._settings["input"]:
-            return
+        Rows that are not finished may have changed: a bad image may have been mended.
+        """
+        if not skip_bad and self.skipped():
+            check_same_settings({"skip-bad": True}, {"skip-bad": False}, self.folder)
         rows = source.rows()
         for table in self._tables():
             for id, origin in zip(table["id"].to_pylist(), table["origin"].to_pylist(), strict=True):
@@ -107,10 +101,8 @@ class Shards:
         columns = [[x.id for x in items], [x.name for x in items], [x.origin for x in items], png, refused]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, _SCHEMA) as writer:
-            writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
-        if not self.files:
-            write_json(self._settings_file, self._settings)
+        with pa.ipc.new_file(sink, self._schema) as writer:
+            writer.write_batch(pa.record_batch(arrays, schema=self._schema))
         path = self.folder / f"shard-{len(self.files):06d}.arrow"
         write_whole(path, sink.getvalue())
         self.files.append(path)

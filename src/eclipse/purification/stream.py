@@ -1,32 +1,23 @@
-"""A whole data set, streamed: read and absorb beside the network, denoise, encode and store, resume, assemble.
-
-Purified images are first kept in shards in a hidden folder beside the output; a finished shard is never lost.
-When all are there, the output is assembled and renamed into place, so that it is complete or absent.
-"""
+"""A whole data set, streamed: read and absorb beside the network, denoise, encode and store in shards."""
 
 from __future__ import annotations
 
 import queue
-import shutil
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eclipse.compute.device import compute_dtype
 from eclipse.data.imageset import ImageSet
-from eclipse.data.output import assemble, check_output, fingerprint, is_made
 from eclipse.data.picture import Picture, repainted
 from eclipse.data.pixels import quantize
 from eclipse.data.store import Row, Source
-from eclipse.diffusion.checkpoint import fingerprint_denoiser
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.errors import EclipseError
 from eclipse.purification.algorithm import BATCH_PIXELS, Purification, absorb, denoise, prepare
@@ -52,110 +43,80 @@ class Progress:
     images_per_s: float
     busy: float
 
+    @property
+    def what(self) -> str:
+        """For people."""
+        return "purifying"
+
+    @property
+    def share(self) -> float:
+        """Of the rows that are done."""
+        return self.done / self.total
+
+    @property
+    def figures(self) -> str:
+        """Rows, speed, and how busy the network was."""
+        return f"{self.done} of {self.total}, {self.images_per_s:.0f} images/s, network busy {self.busy:.0%}"
+
+    @property
+    def seconds_left(self) -> float:
+        """At the speed of this run."""
+        return (self.total - self.done) / self.images_per_s if self.images_per_s else 0.0
+
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a data set.
-
-    Attributes:
-        purified: rows in the output.
-        skipped: from the name of each left-out image to the reason.
-        fingerprint: SHA-256 over the ids and the pixels' PNG bytes, in order.
-        shards: the intermediate folder, of no more use once the outcome is on record.
-    """
-
-    purified: int
-    skipped: Mapping[str, str]
-    fingerprint: str
-    shards: Path
-
-    def forget(self) -> None:
-        """Delete the intermediate files."""
-        shutil.rmtree(self.shards, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that decides the bytes of an output.
+class Treatment:
+    """All that decides what becomes of an image.
 
     Attributes:
         how: the purification.
         seed: of the noise.
         device: where the network runs.
-        format: None for the input's layout.
-        once: (p, sigma, q) of the compensation to write into the data; None to leave it to training time.
+        once: (p, noise, q) of the compensation to write into the data; None to leave it to training time.
         skip_bad: leave unreadable images out instead of stopping at the first.
     """
 
     how: Purification
     seed: int
     device: str
-    format: str | None = None
     once: tuple[float, float, float] | None = None
     skip_bad: bool = False
 
 
-def purify_source(
+def purify_rows(
     source: Source,
     denoiser: Denoiser,
-    out: Path,
-    job: Job,
+    treatment: Treatment,
+    shards: Shards,
     *,
     batch: int = 256,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Outcome:
-    """Purify a data set of any size into ``out``, going on where an interrupted run was.
+    tell: Callable[[Progress], None] = lambda progress: None,
+) -> None:
+    """Purify a data set of any size into shards, going on after the rows that are in these.
 
     Args:
         source: from ``open_source``.
-        denoiser: trained on levels up to ``job.how.sigma``.
-        out: must not exist; it appears when it is complete.
-        job: decides the bytes.
+        denoiser: trained on levels up to ``treatment.how.sigma``.
+        treatment: decides the bytes.
+        shards: keep what is done.
         batch: images read at a time; does not change the result.
-        on_progress: called after every batch.
+        tell: called after every batch.
 
     Raises:
-        EclipseError: an unreadable image (unless skipped), an output that cannot be, other settings than those of
-            the run that is to be resumed.
+        EclipseError: an unreadable image (unless skipped), or one of a size that the denoiser does not take.
     """
-    shards = Shards(out, _settings(job, denoiser), job.skip_bad, source.fingerprint())
-    shards.check_input(source)
-    # A kill between the last rename and the end of the run leaves both the output and its shards.
-    assembled = shards.rows == len(source) and is_made(out)
-    if not assembled:
-        check_output(source, out, job.format)
-    job.how.indices(denoiser)
-    ready = prepare(denoiser, job.device)
+    treatment.how.indices(denoiser)
+    ready = prepare(denoiser, treatment.device)
     began, busy, resumed = time.monotonic(), 0.0, shards.rows
-    with closing(_prefetch(_absorbed(source, ready, job, batch, resumed))) as work, Writer(shards) as writer:
+    with closing(_prefetch(_absorbed(source, ready, treatment, batch, resumed))) as work, Writer(shards) as writer:
         for absorbed in work:
             at = time.monotonic()
-            finished = _denoised(ready, absorbed, job)
+            finished = _denoised(ready, absorbed, treatment)
             now = time.monotonic()
             busy += now - at
             writer.put(finished)
             done = absorbed.first + len(finished)
-            on_progress(Progress(done, len(source), (done - resumed) / (now - began), busy / (now - began)))
-    skipped = shards.skipped()
-    if len(skipped) == len(source):
-        shutil.rmtree(shards.folder)
-        raise EclipseError(f"{source.spec}: none of its {len(source)} images can be read; nothing to purify")
-    if assembled:
-        made = fingerprint(shards.pictures())
-    else:
-        made = assemble(source, shards.pictures(), out, job.format, frozenset(skipped))
-    return Outcome(len(source) - len(skipped), dict(skipped.values()), made, shards.folder)
-
-
-def check_resumable(out: Path, job: Job, denoiser: Denoiser | None) -> None:
-    """Refuse, before any work, settings other than those of the unfinished run on the same output, if there is one.
-
-    Args:
-        out: the output.
-        job: what is asked for.
-        denoiser: None while it is not trained yet.
-    """
-    Shards(out, _settings(job, denoiser), job.skip_bad)
+            tell(Progress(done, len(source), (done - resumed) / (now - began), busy / (now - began)))
 
 
 def check_first(source: Source, denoiser: Denoiser, skip_bad: bool) -> None:
@@ -163,20 +124,6 @@ def check_first(source: Source, denoiser: Denoiser, skip_bad: bool) -> None:
     item = _read(next(source.rows()), skip_bad)
     if isinstance(item.picture, Picture):
         _check_size(denoiser, item.name, *item.picture.rgb.shape[1:])
-
-
-def _settings(job: Job, denoiser: Denoiser | None) -> dict[str, Any]:
-    """What a state must agree on to be gone on with, as far as it is known; the names are those of the options."""
-    return {
-        **({} if denoiser is None else {"denoiser": fingerprint_denoiser(denoiser)}),
-        "sigma": job.how.sigma * 255,
-        "sampler": job.how.sampler,
-        "steps": job.how.steps,
-        "seed": job.seed,
-        "device": torch.device(job.device).type,
-        "precision": str(compute_dtype(job.device)[0]),
-        "compensate": list(job.once) if job.once else None,
-    }
 
 
 @dataclass(frozen=True)
@@ -188,11 +135,11 @@ class _Batch:
     noised: dict[tuple[int, int], tuple[list[int], Tensor]]
 
 
-def _absorbed(source: Source, denoiser: Denoiser, job: Job, batch: int, start: int) -> Iterator[_Batch]:
+def _absorbed(source: Source, denoiser: Denoiser, treatment: Treatment, batch: int, start: int) -> Iterator[_Batch]:
     """Read, decode and noise batches of rows; runs in the thread of ``_prefetch``."""
     first = start
-    for items in _batches(source.rows(start), batch, job.skip_bad):
-        yield _Batch(first, items, _noised(denoiser, job, items))
+    for items in _batches(source.rows(start), batch, treatment.skip_bad):
+        yield _Batch(first, items, _noised(denoiser, treatment, items))
         first += len(items)
 
 
@@ -224,7 +171,9 @@ def _read(row: Row, skip_bad: bool) -> Item:
         return Item(row.id, row.name, digest_of(row), str(error))
 
 
-def _noised(denoiser: Denoiser, job: Job, items: list[Item]) -> dict[tuple[int, int], tuple[list[int], Tensor]]:
+def _noised(
+    denoiser: Denoiser, treatment: Treatment, items: list[Item]
+) -> dict[tuple[int, int], tuple[list[int], Tensor]]:
     by_size: dict[tuple[int, int], list[int]] = {}
     for i, item in enumerate(items):
         if not isinstance(item.picture, str):
@@ -234,7 +183,7 @@ def _noised(denoiser: Denoiser, job: Job, items: list[Item]) -> dict[tuple[int, 
     noised = {}
     for size, members in by_size.items():
         images = torch.from_numpy(np.stack([_picture(items[i]).rgb for i in members]))
-        noised[size] = members, absorb(denoiser, images, [items[i].id for i in members], job.how, job.seed)
+        noised[size] = members, absorb(denoiser, images, [items[i].id for i in members], treatment.how, treatment.seed)
     return noised
 
 
@@ -250,16 +199,16 @@ def _picture(item: Item) -> Picture:
     return item.picture
 
 
-def _denoised(denoiser: Denoiser, batch: _Batch, job: Job) -> list[Item]:
+def _denoised(denoiser: Denoiser, batch: _Batch, treatment: Treatment) -> list[Item]:
     """Bring a batch back from its noise."""
     items = list(batch.items)
     for members, x_t in batch.noised.values():
         ids = [items[i].id for i in members]
-        images = quantize(denoise(denoiser, x_t.to(job.device), ids, job.how, job.seed)).cpu().numpy()
+        images = quantize(denoise(denoiser, x_t.to(treatment.device), ids, treatment.how, treatment.seed)).cpu().numpy()
         for i, image in zip(members, images, strict=True):
             picture = repainted(_picture(items[i]), image)
-            if job.once is not None:
-                picture = _compensated(picture, items[i].id, *job.once, job.seed)
+            if treatment.once is not None:
+                picture = _compensated(picture, items[i].id, *treatment.once, treatment.seed)
             items[i] = replace(items[i], picture=picture)
     return items
 

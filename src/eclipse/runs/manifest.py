@@ -5,7 +5,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -69,38 +69,20 @@ def recorded(out: Path, settings: Mapping[str, Any], **facts: Any) -> Iterator[d
     write_json(path, {**manifest, "status": "complete", "finished": date(time.time()), **found})
 
 
-def check_made(
-    out: Path,
-    settings: Mapping[str, Any],
-    words: Collection[str],
-    recorded: Callable[[dict[str, Any]], Mapping[str, Any]],
-    known: Mapping[str, Any],
-) -> bool:
-    """Refuse an output that exists, unless it was made, or is being made, with the same settings.
+def read_manifest(out: Path) -> dict[str, Any]:
+    """The manifest of an output that exists.
 
-    Args:
-        out: the output, with a manifest beside it.
-        settings: of this run, as they would stand in the manifest.
-        words: flat names of the settings that may differ: other words for the same thing, or another machine.
-        recorded: from the manifest to the fingerprints to compare.
-        known: fingerprints of this run, of which those that are recorded must be the same.
-
-    Returns:
-        Whether it is complete.
+    Raises:
+        EclipseError: it is damaged, or that of something else.
     """
     path = run_json(out)
     try:
         manifest = json.loads(path.read_text())
-        made, fingerprints, status = flat(manifest["settings"]), recorded(manifest), manifest["status"]
+        flat(manifest["settings"])
+        str(manifest["status"])
+        return dict(manifest)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EclipseError(f"{out} exists, and {path} is not a manifest of it; choose another output") from error
-    asked = flat(json.loads(json.dumps(settings, default=str)))
-    for name in words:
-        made.pop(name, None)
-        asked.pop(name, None)
-    check_same_settings(made, asked, out)
-    check_same_settings(fingerprints, {name: known[name] for name in fingerprints}, out)
-    return bool(status == "complete")
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,15 +92,6 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
         inner = flat(value) if isinstance(value, dict) else {"": value}
         found.update({f"{name} {part}".strip(): value for part, value in inner.items()})
     return found
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the unfinished work in a folder, from its ``settings.json``."""
-    path = folder / "settings.json"
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise EclipseError(f"{path} is damaged ({error}); delete {folder} to begin anew") from error
 
 
 def check_same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,6 +17,26 @@ from eclipse.errors import EclipseError
 from eclipse.runs.files import write_whole
 
 DENOISER = "denoiser"  # the stage of what several works share, which counts for none of them
+
+
+class Event(Protocol):
+    """What long work tells of itself while it goes on."""
+
+    @property
+    def what(self) -> str:
+        """What is being done, in words."""
+
+    @property
+    def share(self) -> float:
+        """Of it that is done, in [0, 1]."""
+
+    @property
+    def figures(self) -> str:
+        """Worth showing, in words."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The estimate for the rest; None where the share alone tells."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +53,28 @@ class StageStep:
     stage: str
     done: int
     total: int
-    facts: Mapping[str, float]
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def what(self) -> str:
+        """The stage."""
+        return self.stage
+
+    @property
+    def share(self) -> float:
+        """Of the stage that is done."""
+        return self.done / self.total
+
+    @property
+    def figures(self) -> str:
+        """The parts, and the facts."""
+        return ", ".join(
+            [f"{self.done} of {self.total}", *(f"{name} {value:.3g}" for name, value in self.facts.items())]
+        )
+
+    @property
+    def seconds_left(self) -> None:
+        """The stages differ too much: the share has to tell."""
 
 
 class State:

@@ -1,0 +1,29 @@
+"""What every command with a job does: settings, notes, dry run, progress, what was made."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eclipse.jobs.job import Job
+
+
+def carry_out(job: "Job", dry_run: bool) -> None:
+    """Print what a job will do, do it, and print what was made."""
+    from eclipse.cli.show import Show, facts
+    from eclipse.jobs import job as life
+
+    if life.check(job) == "finished":
+        if not dry_run:
+            life.tidy(job)
+        print(f"{job.out} is complete already, with the same settings")
+        return
+    facts("settings", job.in_words())
+    estimate = job.estimate()
+    if estimate is not None:
+        facts("expected cost", estimate)
+    for note in job.notes():
+        print(f"note: {note}")
+    if dry_run:
+        return
+    with Show() as show:
+        outcome = life.carry_out(job, show.tell)
+    facts("done", job.closing(outcome))

@@ -1,0 +1,51 @@
+"""A purification of opened sources and a denoiser in memory."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from eclipse.data.store import Source
+from eclipse.diffusion.denoiser import Denoiser
+from eclipse.jobs.job import carry_out
+from eclipse.jobs.purify import Purify
+from eclipse.purification.algorithm import preset_of
+from eclipse.purification.stream import Treatment
+
+
+def purify_source(
+    source: Source,
+    denoiser: Denoiser,
+    out: Path,
+    treatment: Treatment,
+    *,
+    format: str | None = None,
+    batch: int = 256,
+    tell: Callable[[Any], None] = lambda event: None,
+) -> Mapping[str, Any]:
+    """Purify a data set into ``out`` as the command does, and return what the manifest tells."""
+    compensate = "once" if treatment.once else "online"
+    preset, folder = preset_of(denoiser), out.with_name("denoiser")
+    return carry_out(
+        Purify(source, out, format, treatment, preset, compensate, denoiser, None, None, folder, batch), tell
+    )
+
+
+def shard_folder(out: Path) -> Path:
+    """Where the shards of an unfinished output lie."""
+    return out.with_name(f".{out.name}.purifying")
+
+
+def craft_folder(out: Path) -> Path:
+    """Where the state of an unfinished crafting lies."""
+    return out.with_name(f".{out.name}.poisoning")
+
+
+def assemble(source: Source, pictures: Any, out: Path, format: str | None, skipped: frozenset[str]) -> str:
+    """Check a place, and write an output whole."""
+    from eclipse.data.output import check_output, write_output
+    from eclipse.runs.files import whole
+
+    check_output(source, out, format)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as place:
+        return write_output(source, pictures, place, format, skipped)
