@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from kit.tiny import one_sentence, some_images
 
+import eclipse
 from eclipse.data.source import open_source
 from eclipse.defenses.parameters import defense_with
 from eclipse.diffusion.denoiser import build_denoiser
@@ -63,3 +64,9 @@ def test_the_doctor_knows_the_extras_of_the_package() -> None:
     listed = [name for extra in EXTRAS for name in PROJECT["optional-dependencies"][extra]]
     packages = {re.split("[<>=]", line)[0].replace("scikit-learn", "sklearn") for line in listed}
     assert packages == {module for _, modules in EXTRAS.values() for module in modules}
+
+
+def test_the_source_imports_what_is_extra_by_require_alone() -> None:
+    modules = "|".join(module for _, modules in EXTRAS.values() for module in modules)
+    for path in Path(eclipse.__file__).parent.rglob("*.py"):
+        assert not re.search(rf"^\s*(import|from) ({modules})\b", path.read_text(encoding="utf-8"), re.MULTILINE), path
