@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test check lint format clean
 
-demo: .venv/.runtime
+demo: .venv/.demo
 	$(BIN)/eclipse demo --out demo-output
 
 test: .venv/.dev lint
@@ -31,13 +31,13 @@ format: .venv/.dev
 	$(PYTHON) -m venv .venv
 
 # --no-compile: modules are compiled when they are first imported, and most never are.
-.venv/.runtime: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --no-compile --editable .
+.venv/.demo: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --no-compile --editable '.[demo]'
 	touch $@
 
-.venv/.dev: .venv/.runtime
+.venv/.dev: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
-	touch $@
+	touch .venv/.demo $@
 
 clean:
 	rm -rf .venv demo-output .mypy_cache .ruff_cache .pytest_cache

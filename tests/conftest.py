@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kit import golden
 from kit.commands import Command, Said
 from kit.tiny import CONFIG, tiny_denoiser
 
@@ -54,6 +55,12 @@ def denoiser_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved") / "denoiser"
     save_denoiser(tiny_denoiser(), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of improved-diffusion, small and with random weights."""
+    return golden.write_checkpoint(tmp_path_factory.mktemp("checkpoint") / golden.NAME)
 
 
 @pytest.fixture

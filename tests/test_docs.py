@@ -31,7 +31,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FOLLOWED = [ROOT / "README.md", ROOT / "docs" / "data.md", ROOT / "docs" / "research.md"]
 """The pages that a reader works through, in this order."""
-CHECKPOINT = ROOT / "tests" / "golden" / "ema_0.9999_000100.pt"
 
 # The reader trains for minutes; here two steps show that the code runs.
 PRELUDE = """
@@ -102,14 +101,14 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+def reader(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     folder = tmp_path_factory.mktemp("reader")
     parts = {"photos/cat": 5, "photos/dog": 6, "held-out/cat": 4, "held-out/dog": 3, "trusted": MIN_IMAGES}
     for part, count in parts.items():
         write_images(folder / part, count)
     (folder / "photos" / "notes.txt").write_text("from the web")
     write_table(folder / "train.parquet", 50_000)
-    shutil.copy(CHECKPOINT, folder / "ema_0.9999_250000.pt")
+    shutil.copy(checkpoint, folder / "ema_0.9999_250000.pt")
     with pytest.MonkeyPatch.context() as patch, one_thread():
         patch.chdir(folder)
         patch.setitem(presets.PRESETS, "fast", replace(FAST, training=replace(FAST.training, iterations=2)))

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -29,6 +30,17 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise EclipseError(
-            f"this needs the package {module!r}, which is not installed: pip install 'eclipse-purify[{extra}]'"
-        ) from error
+        raise _missing(module, extra) from error
+
+
+def check_installed(module: str, extra: str) -> None:
+    """Refuse to begin what `require` would stop later; a look, where an import may take seconds."""
+    if importlib.util.find_spec(module) is None:
+        raise _missing(module, extra)
+
+
+def _missing(module: str, extra: str) -> EclipseError:
+    package = module.partition(".")[0]
+    return EclipseError(
+        f"this needs the package {package!r}, which is not installed: pip install 'eclipse-purify[{extra}]'"
+    )

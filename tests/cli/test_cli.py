@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from kit.commands import Command, files, refusal, write_images
+from kit.golden import write_checkpoint
 from kit.hostile import malicious
 from kit.layouts import tree_bytes
 from kit.tiny import tiny_denoiser
@@ -43,8 +44,6 @@ from eclipse.purification.algorithm import purify
 from eclipse.purification.compensation import once
 from eclipse.purification.stream import Progress
 from eclipse.runs import manifest as manifests
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "ema_0.9999_000100.pt"
 
 
 @pytest.fixture
@@ -170,7 +169,7 @@ PREPARE: dict[str, Callable[[], object]] = {
     "resnet": other_checkpoint,
     "code": checkpoint_with_code,
     "file": a_file,
-    "golden": lambda: shutil.copy(GOLDEN, "golden.pt"),
+    "golden": lambda: write_checkpoint(Path("golden.pt")),
 }
 
 # What is made wrong in the folder of the user (if anything), the command, and the words of the answer.
@@ -502,10 +501,11 @@ def test_no_arguments_show_the_help(command: Command) -> None:
         ["purify", "images", "--trusted", "trusted", "--out", "new/out"],
         [*USE, "images"],
         ["denoiser", "train", "trusted", "--out", "out"],
-        ["denoiser", "import", str(GOLDEN), "--out", "out"],
+        ["denoiser", "import", "golden.pt", "--out", "out"],
     ],
 )
 def test_a_dry_run_tells_the_settings_and_writes_nothing(place: Path, command: Command, arguments: list[str]) -> None:
+    write_checkpoint(Path("golden.pt"))
     before = tree_bytes(place), files(place)
     said = command(*arguments, "--dry-run")
     assert said.code == 0 and said.err == ""
@@ -621,8 +621,8 @@ def test_a_denoiser_is_trained_described_and_used(place: Path, command: Command)
     assert command("purify", "images", "--denoiser", "mine", "--out", "out").code == 0
 
 
-def test_a_checkpoint_is_imported_described_and_used(place: Path, command: Command) -> None:
-    said = command("denoiser", "import", GOLDEN, "--out", "imported", "--image-size", 8)
+def test_a_checkpoint_is_imported_described_and_used(place: Path, checkpoint: Path, command: Command) -> None:
+    said = command("denoiser", "import", checkpoint, "--out", "imported", "--image-size", 8)
     assert said.code == 0, said
     facts = command("denoiser", "info", "imported").out
     assert said.out == facts
@@ -650,9 +650,10 @@ def test_doctor_names_problems_with_their_remedies(command: Command, monkeypatch
     said = command("doctor")
     assert said.code == 1 and "no problems found" not in said.out
     problems = re.findall(r"^problem: (.*)$", said.out, re.MULTILINE)
-    assert len(problems) == 3
+    assert len(problems) == 2
     assert problems[0].endswith("use a larger machine") and problems[1].endswith("free some")
-    assert problems[2] == "the package 'scikit-learn' is missing: pip install scikit-learn"
+    assert re.search(r"demo .*: pip install 'eclipse-purify\[demo\]'", said.out)
+    assert re.search(r"hub .*: installed", said.out)
 
 
 # Progress

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from kit.layouts import (
     make_folder,
     make_npz,
     make_parquet,
+    make_parquet_folder,
     make_shards,
     old_batch,
     png_of,
@@ -29,7 +31,11 @@ from kit.layouts import (
 )
 from kit.streams import assemble
 from PIL import Image
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
+from eclipse.data.layouts.columns import Columns
+from eclipse.data.layouts.table import TableStore
+from eclipse.data.layouts.table_files import parquet_on
 from eclipse.data.output import check_output
 from eclipse.data.picture import Picture, encode_png
 from eclipse.data.source import load_imageset, load_pictures, open_source
@@ -171,6 +177,23 @@ def test_images_may_be_a_plain_binary_column_and_stay_one(tmp_path: Path) -> Non
     assemble(source, brighter(source), tmp_path / "out.parquet", None, frozenset())
     assert pq.read_schema(tmp_path / "out.parquet").field("png").type == pa.binary()
     assert row_numbers_of_brighter(tmp_path / "out.parquet") == list(range(N))
+
+
+@pytest.mark.parametrize("layout", ["parquet", "arrow"])
+def test_tables_with_their_class_names_are_read_without_datasets(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    source = open_source(made)
+    assert source.class_names == NAMES and row_numbers(source) == list(range(N))
+
+
+def test_parquet_is_read_from_any_filesystem(tmp_path: Path) -> None:
+    make_parquet_folder(tmp_path / "bucket")
+    bucket = SubTreeFileSystem(str(tmp_path / "bucket"), LocalFileSystem())
+    store = TableStore("parquet", parquet_on(bucket), [Path("train-0.parquet"), Path("train-1.parquet")], Columns())
+    assert len(store) == N and store.class_names == NAMES
+    assert [row.data for row in store.read(4, 9)] == [png_of(i) for i in range(4, 9)]
+    with pytest.raises(FileNotFoundError):
+        TableStore("parquet", parquet_on(bucket), [Path("missing.parquet")], Columns())
 
 
 def test_the_hub_is_read_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from kit import golden
 from kit.reference_unet import Weights, improved_unet
 from torch import Tensor, nn
 
@@ -22,7 +22,6 @@ from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.errors import EclipseError
 from eclipse.runs import files
 
-CHECKPOINT = Path(__file__).parents[1] / "golden" / "ema_0.9999_000100.pt"
 TINY = DenoiserConfig(
     architecture="unet",
     options={"channels": 32, "multipliers": [1, 1], "blocks": 1, "attention": [1], "dropout": 0.3},
@@ -322,25 +321,17 @@ def test_pickled_weights_are_not_run(tmp_path: Path) -> None:
 # Import of improved-diffusion checkpoints
 
 
-def test_import_reads_the_network_off_the_weights() -> None:
-    denoiser = import_checkpoint(CHECKPOINT)
+def test_import_reads_the_network_off_the_weights(checkpoint: Path) -> None:
+    denoiser = import_checkpoint(checkpoint)
     assert sum(p.numel() for p in denoiser.parameters()) == 1_679_782
     assert denoiser.config.image_size == 32
     assert denoiser.config.learned_variance
     assert denoiser.config.t_max == denoiser.config.schedule.T == 4000
-    assert denoiser.config.options == {
-        "channels": 32,
-        "multipliers": [1, 2, 2, 2],
-        "blocks": 1,
-        "attention": [1, 2],
-        "heads": 4,
-        "in_channels": 3,
-        "out_channels": 6,
-    }
+    assert denoiser.config.options == golden.OPTIONS
 
 
-def test_imported_denoiser_survives_saving(tmp_path: Path) -> None:
-    denoiser = import_checkpoint(CHECKPOINT)
+def test_imported_denoiser_survives_saving(checkpoint: Path, tmp_path: Path) -> None:
+    denoiser = import_checkpoint(checkpoint)
     save_denoiser(denoiser, tmp_path / "d")
     loaded = load_denoiser(tmp_path / "d")
     assert loaded.config == denoiser.config
@@ -367,12 +358,9 @@ def drawn(options: dict[str, Any]) -> tuple[Weights, dict[str, Any]]:
 
 @torch.inference_mode()
 def test_reference_unet_is_improved_diffusions() -> None:
-    weights = Weights(torch.load(CHECKPOINT, weights_only=True))
-    golden = {k: torch.from_numpy(v) for k, v in np.load(CHECKPOINT.with_name("reverse_step.npz")).items()}
-    options: Any = import_checkpoint(CHECKPOINT).config.options
-    x_t = golden["x_t"].contiguous(memory_format=torch.channels_last)  # the layout of the reference
-    output = improved_unet(weights, x_t, golden["t"] / 4, **options)
-    torch.testing.assert_close(output, golden["model_output"], rtol=0, atol=1e-5)
+    reference = golden.results()
+    output = improved_unet(golden.weights(), reference["x_t"], golden.STEPS / 4, **golden.OPTIONS)
+    torch.testing.assert_close(output, reference["model_output"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", OTHERS)
@@ -389,7 +377,7 @@ def test_import_of_other_sizes_equals_the_reference(tmp_path: Path, options: dic
 
 
 def test_half_precision_checkpoints_are_imported_in_float32(tmp_path: Path) -> None:
-    torch.save({k: v.half() for k, v in torch.load(CHECKPOINT, weights_only=True).items()}, tmp_path / "half.pt")
+    torch.save({k: v.half() for k, v in golden.weights().items()}, tmp_path / "half.pt")
     denoiser = import_checkpoint(tmp_path / "half.pt")
     assert {p.dtype for p in denoiser.parameters()} == {torch.float32}
 
@@ -423,15 +411,15 @@ def put(name: str, *shape: int, value: float = 0.0) -> Callable[[dict[str, Tenso
 def test_other_checkpoints_are_refused(
     tmp_path: Path, change: Callable[[dict[str, Tensor]], object], message: str
 ) -> None:
-    torch.save(change(torch.load(CHECKPOINT, weights_only=True)), tmp_path / "other.pt")
+    torch.save(change(dict(golden.weights())), tmp_path / "other.pt")
     with pytest.raises(EclipseError, match=message) as caught:
         import_checkpoint(tmp_path / "other.pt")
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_checkpoints_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no tensors here")
-    (tmp_path / "half.pt").write_bytes(CHECKPOINT.read_bytes()[:1_000_000])
+    (tmp_path / "half.pt").write_bytes(checkpoint.read_bytes()[:1_000_000])
     for name in ("notes.txt", "half.pt"):
         with pytest.raises(EclipseError, match="it holds code, or is no PyTorch file"):
             import_checkpoint(tmp_path / name)
@@ -452,9 +440,9 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, save: Callable[[objec
     assert trace.exists()  # so the test could have failed
 
 
-def test_wrong_heads_and_an_unknown_size_are_refused(tmp_path: Path) -> None:
+def test_wrong_heads_and_an_unknown_size_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(EclipseError, match="32 channels; expected a multiple of 32 and of its 5 heads"):
-        import_checkpoint(CHECKPOINT, heads=5)
+        import_checkpoint(checkpoint, heads=5)
     weights, _ = drawn({"channels": 32, "multipliers": [1, 1], "blocks": 1, "attention": [], "heads": 4})
     torch.save(dict(weights), tmp_path / "ema.pt")
     with pytest.raises(EclipseError, match="give the image size"):

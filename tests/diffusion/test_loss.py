@@ -1,9 +1,9 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from kit import golden
 from kit.ideal import IdealDenoiser
 from torch import Tensor
 
@@ -13,16 +13,13 @@ from eclipse.diffusion.loss import hybrid_loss
 from eclipse.diffusion.process import q_sample
 from eclipse.diffusion.schedule import NoiseSchedule
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 COSINE = NoiseSchedule("cosine", 4000)
 
 
 @torch.inference_mode()
-def test_training_losses_equal_improved_diffusion() -> None:
-    reference = {k: torch.from_numpy(v) for k, v in np.load(GOLDEN / "reverse_step.npz").items()}
-    x0 = reference["x0_uint8"].permute(0, 3, 1, 2).float() / 127.5 - 1
-    denoiser = import_checkpoint(GOLDEN / "ema_0.9999_000100.pt")
-    terms = hybrid_loss(denoiser, COSINE, x0, reference["t"], reference["noise"])
+def test_training_losses_equal_improved_diffusion(checkpoint: Path) -> None:
+    reference, denoiser = golden.results(), import_checkpoint(checkpoint, image_size=16)
+    terms = hybrid_loss(denoiser, COSINE, golden.images(), golden.STEPS, golden.noise("reverse step"))
     assert terms.vb is not None
     torch.testing.assert_close(terms.mse, reference["mse"], rtol=0, atol=1e-4)
     torch.testing.assert_close(terms.vb, reference["vb"], rtol=0, atol=1e-4)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kit import golden
 from kit.ideal import IdealDenoiser
 from torch import Tensor
 
@@ -15,24 +16,19 @@ from eclipse.diffusion.samplers import SAMPLERS, ancestral, ancestral_posterior,
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.errors import EclipseError
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 COSINE = NoiseSchedule("cosine", 4000)
 SUBSETS = [(399,), (399, 0), COSINE.spaced(399, 7), tuple(range(20, -1, -1))]
 
 
 @pytest.fixture(scope="module")
-def imported() -> Denoiser:
-    return import_checkpoint(GOLDEN / "ema_0.9999_000100.pt")
+def imported(checkpoint: Path) -> Denoiser:
+    return import_checkpoint(checkpoint, image_size=16)
 
 
 @pytest.fixture
 def images() -> Tensor:
     """Eight images far apart, on [-1, 1]."""
     return torch.rand(8, 3, 4, 4) * 2 - 1
-
-
-def golden(name: str) -> dict[str, Tensor]:
-    return {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / name).items()}
 
 
 def seeded_noise(shape: Sequence[int], seed: int = 1) -> Callable[[int], Tensor]:
@@ -48,16 +44,12 @@ def no_noise(t: int) -> Tensor:
 
 @torch.inference_mode()
 def test_reverse_step_equals_improved_diffusion(imported: Denoiser) -> None:
-    reference = golden("reverse_step.npz")
-    t = reference["t"]
-    # Images come in as (N, H, W, C), hence in channels-last layout, and so they did for the reference. With
-    # weights this small the layout matters: torch's group norm sums otherwise in channels-last, 1e-3 apart.
-    x0 = reference["x0_uint8"].permute(0, 3, 1, 2).float() / 127.5 - 1
-    x_t = q_sample(COSINE, x0, t, reference["noise"])
+    reference, t = golden.results(), golden.STEPS
+    x_t = q_sample(COSINE, golden.images(), t, golden.noise("reverse step"))
     prediction = imported(x_t, t)
     assert prediction.v is not None
     step = reverse_step(COSINE, prediction, x_t, t.tolist(), (t - 1).tolist())
-    sample = step.mean + (t > 0).view(-1, 1, 1, 1) * (0.5 * step.log_variance).exp() * reference["z"]
+    sample = step.mean + (t > 0).view(-1, 1, 1, 1) * (0.5 * step.log_variance).exp() * golden.noise("z")
     computed = {
         "x_t": x_t,
         "model_output": torch.cat([prediction.eps, prediction.v], dim=1),
@@ -71,21 +63,43 @@ def test_reverse_step_equals_improved_diffusion(imported: Denoiser) -> None:
         torch.testing.assert_close(value, reference[name], rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@torch.inference_mode()
-def test_one_hundred_ancestral_steps_equal_improved_diffusion(imported: Denoiser) -> None:
-    reference = golden("chain_100.npz")
-    x0 = reference["x0_uint8"].permute(0, 3, 1, 2).float() / 127.5 - 1
-    start = q_sample(COSINE, x0, torch.tensor([99]), reference["forward_noise"])
+def chain(denoiser: Denoiser, start: Tensor, noise: Callable[[int], Tensor]) -> dict[str, Tensor]:
+    """The states before some of 100 ancestral steps, and the last one."""
     states = {}
 
     def recorded(x: Tensor, t: Tensor) -> Prediction:
-        states[f"after_{int(t[0]) + 1}"] = x
-        return imported(x, t)
+        states[f"before_{int(t[0])}"] = x
+        return denoiser(x, t)
 
-    states["final"] = ancestral(recorded, start, COSINE, range(99, -1, -1), lambda t: reference["step_noise"][t])
-    states["start"] = states.pop("after_100")
-    for name in ("start", "after_99", "after_90", "after_50", "after_10", "final"):
-        torch.testing.assert_close(states[name], reference[name], rtol=0, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    states["final"] = ancestral(recorded, start, COSINE, range(99, -1, -1), noise)
+    return states
+
+
+def assert_equal_states(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert len(expected) == 5
+    for name, state in expected.items():
+        torch.testing.assert_close(found[name], state, rtol=0, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@torch.inference_mode()
+def test_one_hundred_ancestral_steps_equal_improved_diffusion(imported: Denoiser) -> None:
+    start = q_sample(COSINE, golden.images(), torch.tensor([99]), golden.noise("start"))
+    states = chain(imported, start, lambda t: golden.noise(f"step {t}"))
+    expected = {k: v for k, v in golden.results().items() if k.startswith("before") or k == "final"}
+    assert_equal_states(states, expected)
+
+
+@torch.inference_mode()
+def test_one_hundred_ancestral_steps_equal_those_of_its_first_release(shared: Path) -> None:
+    folder = shared / "golden"
+    reference = {key: torch.from_numpy(value) for key, value in np.load(folder / "chain_100.npz").items()}
+    # Images come in as (N, H, W, C), hence in channels-last layout, and so they did for the reference. With
+    # weights this small the layout matters: torch's group norm sums otherwise in channels-last, 1e-3 apart.
+    x0 = reference["x0_uint8"].permute(0, 3, 1, 2).float() / 127.5 - 1
+    start = q_sample(COSINE, x0, torch.tensor([99]), reference["forward_noise"])
+    states = chain(import_checkpoint(folder / golden.NAME), start, lambda t: reference["step_noise"][t])
+    expected = {f"before_{t}": reference[f"after_{t + 1}"] for t in (98, 89, 49, 9)}
+    assert_equal_states(states, expected | {"final": reference["final"]})
 
 
 # Noising

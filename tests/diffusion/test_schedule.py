@@ -1,12 +1,10 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
+from kit import golden
 
 from eclipse.diffusion.schedule import NoiseSchedule, successors, transition
 from eclipse.errors import EclipseError
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 COSINE = NoiseSchedule("cosine", 4000)
 
 
@@ -24,7 +22,8 @@ COSINE = NoiseSchedule("cosine", 4000)
 def test_cosine_tables_equal_those_of_improved_diffusion(ours: str, theirs: str) -> None:
     table = getattr(COSINE, ours)
     assert table.dtype == np.float64
-    np.testing.assert_allclose(table, np.load(GOLDEN / "schedule_cosine_4000.npz")[theirs], rtol=0, atol=1e-12)
+    reference = golden.results()
+    np.testing.assert_allclose(table[reference["rows"]], reference[theirs], rtol=0, atol=1e-12)
 
 
 def test_linear_schedule_keeps_its_noise_when_the_number_of_steps_changes() -> None:

@@ -1,15 +1,17 @@
 """The U-Net of improved-diffusion as plain functions over its own tensor names, for comparison."""
 
 import math
+import zlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
 class Weights(dict[str, Tensor]):
-    """A state dict; an open one makes up a random tensor where it has none, and so draws up a checkpoint."""
+    """A state dict; an open one draws a tensor from its name where it has none, and so draws up a checkpoint."""
 
     def __init__(self, tensors: dict[str, Tensor] | None = None) -> None:
         super().__init__(tensors or {})
@@ -17,8 +19,10 @@ class Weights(dict[str, Tensor]):
 
     def take(self, name: str, *shape: int) -> Tensor:
         if self.open and name not in self:
-            bound = 1 / math.sqrt(math.prod(shape[1:]))
-            self[name] = torch.randn(shape) * (bound if len(shape) > 1 else 0.1) + ("norm.weight" in name)
+            drawn = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+            scale = 1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.1
+            is_gain = len(shape) == 1 and name.endswith("weight")
+            self[name] = torch.from_numpy(drawn * scale + is_gain).float()
         assert self[name].shape == shape, name
         return self[name]
 

@@ -57,6 +57,11 @@ class AVATAR(Defense):
         """A clean set, to train a denoiser where none is given."""
         return self.trusted if self.denoiser is None else "nothing"
 
+    @property
+    def package(self) -> tuple[str, str] | None:
+        """What the network to be trained stands on."""
+        return self._trained().package if self.denoiser is None else None
+
     def prepare(
         self,
         data: ImageSet,

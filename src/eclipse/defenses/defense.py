@@ -28,7 +28,6 @@ class Defense:
         trusted: what it may need that is clean: ``nothing``, ``images`` (a few, without labels), ``labelled images`` or
             ``a clean set`` (the whole, without labels).
         ignores_data: the suspicious images play no part, so the result is the same for every poison.
-        package: an optional package that it needs, and the extra that installs it.
         small: the fields that are different at the small scale, for processors without a GPU.
     """
 
@@ -36,12 +35,16 @@ class Defense:
     acts: ClassVar[str] = "nowhere"
     trusted: ClassVar[str] = "nothing"
     ignores_data: ClassVar[bool] = False
-    package: ClassVar[tuple[str, str] | None] = None
     small: ClassVar[Mapping[str, Any]] = {}
 
     def needs(self) -> str:
         """What of ``trusted`` it needs with its present fields."""
         return self.trusted
+
+    @property
+    def package(self) -> tuple[str, str] | None:
+        """An optional package that it needs with its present fields, and the extra that installs it."""
+        return None
 
     def prepare(
         self,

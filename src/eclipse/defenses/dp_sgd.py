@@ -52,7 +52,6 @@ class DPSGD(Defense):
 
     title: ClassVar[str] = "clipped and noisy gradients"
     acts: ClassVar[str] = "training"
-    package: ClassVar[tuple[str, str] | None] = ("opacus", "dp")
     max_grad_norm: float = 4.0
     noise_multiplier: float = 0.01
 
@@ -62,9 +61,14 @@ class DPSGD(Defense):
         if not 0 <= self.noise_multiplier < math.inf:
             raise EclipseError(f"DP-SGD noise_multiplier {self.noise_multiplier:g}; expected 0 or more, such as 0.01")
 
+    @property
+    def package(self) -> tuple[str, str]:
+        """Opacus."""
+        return "opacus", "defenses"
+
     def adapt(self, network: Classifier) -> nn.Module:
         """Replace every BatchNorm, in place, and wrap the network so that each image has gradients of its own."""
-        opacus = require("opacus", "dp")
+        opacus = require("opacus", "defenses")
         replace_batch_norm(network)
         for module in network.modules():
             if isinstance(module, nn.ReLU):
@@ -77,7 +81,7 @@ class DPSGD(Defense):
 
     def optimizer(self, network: nn.Module, recipe: Recipe) -> Optimizer:
         """SGD that clips and adds noise, drawn from torch's global generator."""
-        optimizers = require("opacus.optimizers", "dp")
+        optimizers = require("opacus.optimizers", "defenses")
 
         class ByBatch(optimizers.DPOptimizer):  # type: ignore[name-defined, misc]
             """Divide by the size of the batch at hand; a small set makes smaller ones than the recipe says."""

@@ -73,6 +73,11 @@ class ECLIPSE(Defense):
         """Trusted images for part A alone."""
         return self.trusted if "A" in self.parts else "nothing"
 
+    @property
+    def package(self) -> tuple[str, str] | None:
+        """What the network of part A stands on."""
+        return self._purification().package if "A" in self.parts else None
+
     def prepare(
         self,
         data: ImageSet,

@@ -48,6 +48,11 @@ class OneStep(Defense):
             )
         self._trained()
 
+    @property
+    def package(self) -> tuple[str, str] | None:
+        """What the network stands on."""
+        return self._trained().package
+
     def prepare(
         self,
         data: ImageSet,

@@ -16,7 +16,7 @@ from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize, to_unit
 from eclipse.defenses.cutmix import CutMix
 from eclipse.defenses.defense import Defense
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, require
 from eclipse.runs.state import State
 
 _ROWS = 1024  # projected at once
@@ -59,6 +59,11 @@ class OP(Defense):
         for name, value in (("epochs", self.epochs), ("batch", self.batch)):
             if not isinstance(value, int) or value < 1:
                 raise EclipseError(f"OP {name} {value}; expected a whole number of 1 or more")
+
+    @property
+    def package(self) -> tuple[str, str] | None:
+        """Kornia, for the extra augmentation."""
+        return ("kornia", "defenses") if self.extra_augmentation else None
 
     def prepare(
         self,
@@ -124,10 +129,9 @@ def project(x: Tensor, basis: Tensor) -> Tensor:
 
 @cache
 def _distortion(color: bool) -> nn.Module:
-    from kornia.augmentation import ColorJitter, RandomAffine, RandomRotation
-
+    augmentation = require("kornia.augmentation", "defenses")
     return nn.Sequential(
-        RandomRotation(10.0, resample="nearest", p=1.0),
-        RandomAffine(0.0, shear=10.0, scale=(0.8, 1.2), resample="nearest", p=1.0),
-        ColorJitter(0.2, 0.2, 0.2 if color else 0.0, p=1.0),
+        augmentation.RandomRotation(10.0, resample="nearest", p=1.0),
+        augmentation.RandomAffine(0.0, shear=10.0, scale=(0.8, 1.2), resample="nearest", p=1.0),
+        augmentation.ColorJitter(0.2, 0.2, 0.2 if color else 0.0, p=1.0),
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from eclipse.defenses import make_defense
 from eclipse.defenses.defense import Defense
-from eclipse.errors import require
+from eclipse.errors import check_installed
 from eclipse.parameters import changed_fields
 
 
@@ -22,5 +22,5 @@ def defense_with(name: str, scale: str, settings: Sequence[str]) -> Defense:
     defense = make_defense(name, scale=scale)
     changed = make_defense(name, scale=scale, **changed_fields(defense, name, settings))
     if changed.package is not None:
-        require(*changed.package)
+        check_installed(*changed.package)
     return changed

@@ -13,7 +13,7 @@ from eclipse.compute.device import resolve_device
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize
 from eclipse.defenses.denoisers import TELL_EVERY_S, kept_denoiser, to_color
-from eclipse.diffusion.denoiser import Denoiser
+from eclipse.diffusion.denoiser import PACKAGES, Denoiser
 from eclipse.diffusion.presets import get_preset
 from eclipse.diffusion.trusted import levels, settings
 from eclipse.errors import EclipseError
@@ -62,6 +62,11 @@ class TrainedPurification:
         given = {} if self.iterations is None else {"iterations": self.iterations}
         network = asdict(self._planned().config)
         return {**asdict(self.how), "network": network, "training": {**asdict(training), **given}}
+
+    @property
+    def package(self) -> tuple[str, str] | None:
+        """What the network stands on beside torch, and the extra that installs it."""
+        return PACKAGES.get(get_preset(self.preset).denoiser.architecture)
 
     def cost(self) -> float:
         """Operations of training and of purifying 50,000 images, per those of training a ResNet-18 for 80 epochs."""

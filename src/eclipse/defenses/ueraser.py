@@ -13,7 +13,7 @@ from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize, to_unit
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.iss import ISSJ
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, require
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class UEraser(Defense):
             if not 0 <= share <= 1:
                 raise EclipseError(f"UEraser {name} {share:g}; expected a share from 0 to 1")
 
+    @property
+    def package(self) -> tuple[str, str]:
+        """Kornia."""
+        return "kornia", "defenses"
+
     @torch.no_grad()
     def adversary(self, network: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
         """Augment each image, and choose the hardest copy as long as ``progress`` is below ``until``."""
@@ -85,8 +90,7 @@ def _laid_out(x: Tensor) -> Tensor:
 @cache
 def _policy(p: float, channels: int) -> nn.Module:
     """The published policy, without the shuffle where there is one channel; it draws from torch's global generators."""
-    from kornia import augmentation
-
+    augmentation = require("kornia.augmentation", "defenses")
     shuffle = [augmentation.RandomChannelShuffle(p=0.5)] if channels > 1 else []
     return nn.Sequential(
         augmentation.RandomPlasmaBrightness(roughness=(0.3, 0.7), intensity=(0.5, 1.0), p=p),

@@ -21,6 +21,9 @@ ARCHITECTURES = {
 The module it returns maps (x, time), time a float tensor (B,), to as many channels as x has or twice as many.
 """
 
+PACKAGES = {"unet": ("diffusers", "paper")}
+"""What an architecture stands on beside torch: a package, and the extra that installs it."""
+
 
 class Prediction(NamedTuple):
     """What a denoiser says of noised images x_t.

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from eclipse.compute.device import channels_last, compute_dtype, seeded
 from eclipse.compute.randomness import stream
 from eclipse.data.pixels import to_unit
-from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
+from eclipse.diffusion.denoiser import PACKAGES, Denoiser, DenoiserConfig
 from eclipse.diffusion.loss import hybrid_loss
 from eclipse.diffusion.presets import Training
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, check_installed
 from eclipse.runs.files import write_whole
 from eclipse.runs.manifest import check_same_settings
 
@@ -72,7 +72,12 @@ class TrainStep:
 
 
 def check_trusted(images: Images, config: DenoiserConfig) -> None:
-    """Refuse a trusted set that is too small, has other channels, or a size the denoiser does not take."""
+    """Refuse a trusted set that is too small, has other channels, or a size that the denoiser does not take.
+
+    A denoiser whose package is missing takes none.
+    """
+    if config.architecture in PACKAGES:
+        check_installed(*PACKAGES[config.architecture])
     if len(images) < MIN_IMAGES:
         raise EclipseError(
             f"{len(images)} trusted images; a denoiser needs at least {MIN_IMAGES}, "

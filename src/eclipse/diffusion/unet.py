@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, require
 
 
 class UNet(nn.Module):
@@ -35,13 +35,11 @@ class UNet(nn.Module):
         out_channels: int = 6,
     ) -> None:
         super().__init__()
-        from diffusers import UNet2DModel
-
         if channels % 32 or channels % heads:
             raise EclipseError(f"a U-Net of {channels} channels; expected a multiple of 32 and of its {heads} heads")
         attends = [level in attention for level in range(len(multipliers))]
         self.multiple = 2 ** (len(multipliers) - 1)
-        self.unet = UNet2DModel(
+        self.unet = require("diffusers", "paper").UNet2DModel(
             in_channels=in_channels,
             out_channels=out_channels,
             block_out_channels=tuple(channels * m for m in multipliers),
@@ -58,10 +56,9 @@ class UNet(nn.Module):
 
     def _split_heads(self, heads: int) -> None:
         """Set the number of heads: diffusers takes only their width, one for all levels however wide."""
-        from diffusers.models.attention_processor import Attention
-
+        attention = require("diffusers.models.attention_processor", "paper").Attention
         for module in self.unet.modules():
-            if isinstance(module, Attention):
+            if isinstance(module, attention):
                 module.heads = heads
                 module.scale = (module.inner_dim / heads) ** -0.5
 

@@ -23,7 +23,7 @@ from eclipse.data.picture import Picture, encode_png
 from eclipse.data.source import load_imageset, open_source
 from eclipse.diffusion.presets import FAST
 from eclipse.diffusion.training import MIN_IMAGES
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, require
 from eclipse.jobs.job import Tell, carry_out
 from eclipse.jobs.purify import purify_job
 from eclipse.purification.compensation import Compensate
@@ -91,9 +91,7 @@ def digits(seed: int) -> Split:
     Plain digits would not do: a network learns them faster than any poison. The parts share no digit; a training
     digit is drawn three times.
     """
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
+    data = require("sklearn.datasets", "demo").load_digits()
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(data.images))
     return Split(
@@ -104,9 +102,7 @@ def digits(seed: int) -> Split:
 
 
 def _drawn(data: Any, rows: NDArray[np.intp], rng: np.random.Generator) -> ImageSet:
-    from sklearn.datasets import load_sample_images
-
-    photos = load_sample_images().images
+    photos = require("sklearn.datasets", "demo").load_sample_images().images
     images = [_blended(data.images[row], photos[rng.integers(len(photos))], rng) for row in rows]
     return ImageSet.from_arrays(np.stack(images), data.target[rows], [str(i) for i in range(10)])
 

@@ -17,8 +17,13 @@ from eclipse.diffusion.presets import FAST
 from eclipse.purification.algorithm import absorb, denoise, prepare, purification
 from eclipse.runs.manifest import versions
 
-# What is imported only when it is needed, so that its absence would show in the middle of the work: module and package.
-_PACKAGES = {"diffusers": "diffusers", "datasets": "datasets", "sklearn": "scikit-learn", "pyarrow": "pyarrow"}
+# The extras: what each is for, and the modules that it brings.
+EXTRAS = {
+    "demo": ("the digits of eclipse demo", ("sklearn",)),
+    "paper": ("preset paper, imported checkpoints", ("diffusers",)),
+    "defenses": ("AA, OP, DP-SGD", ("kornia", "opacus")),
+    "hub": ("hf:NAME", ("datasets",)),
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ def examine() -> Report:
             "matrix product": f"{_gflops(device, dtype):.0f} GFLOP/s",
             "preset fast": f"{speed:.0f} images of 32x32 a second: 50,000 in {50_000 / speed / 60:.1f} minutes",
         },
+        "extras": {extra: _state(extra) for extra in EXTRAS},
         "room": {"memory": f"{memory:.1f} GiB", "free disk here": f"{disk:.1f} GiB"},
     }
     return Report(sections, tuple(_problems(memory, disk)))
@@ -82,9 +88,11 @@ def _problems(memory: float, disk: float) -> list[str]:
         problems.append(f"{memory:.1f} GiB of memory: 2 are needed to train a denoiser; use a larger machine")
     if disk < 1:
         problems.append(f"{disk:.1f} GiB of free disk: purified data need about the room of the input; free some")
-    problems += [
-        f"the package {name!r} is missing: pip install {name}"
-        for module, name in _PACKAGES.items()
-        if importlib.util.find_spec(module) is None
-    ]
     return problems
+
+
+def _state(extra: str) -> str:
+    """What an extra is for, and how to install what is missing of it."""
+    purpose, modules = EXTRAS[extra]
+    missing = any(importlib.util.find_spec(module) is None for module in modules)
+    return f"{purpose}: " + (f"pip install 'eclipse-purify[{extra}]'" if missing else "installed")

@@ -14,7 +14,8 @@ from typing import Any
 from eclipse.errors import EclipseError
 from eclipse.runs.files import write_json
 
-PACKAGES = ("eclipse-purify", "torch", "numpy", "pillow", "diffusers", "datasets", "pyarrow")
+_EXTRAS = ("scikit-learn", "diffusers", "kornia", "opacus", "datasets")
+PACKAGES = ("eclipse-purify", "torch", "numpy", "pillow", "pyarrow", *_EXTRAS)
 
 
 def versions() -> dict[str, str]:

@@ -29,7 +29,7 @@ from eclipse.data.layouts.table_files import ARROW, PARQUET, Codec, readable, wr
 from eclipse.data.layouts.tree import carry, top_files
 from eclipse.data.picture import MAX_BYTES
 from eclipse.data.store import Replacements, Row
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, require
 
 
 class TableStore:
@@ -226,8 +226,7 @@ def open_parquet(path: Path, columns: Columns) -> TableStore:
 
 def open_hub(name: str, columns: Columns) -> TableStore:
     """Open ``NAME`` or ``NAME@split`` from the Hugging Face Hub or its local cache."""
-    import datasets
-
+    datasets = require("datasets", "hub")
     repository, _, split = name.partition("@")
     try:
         found = datasets.load_dataset(repository, split=split or None)
