@@ -19,7 +19,7 @@ from eclipse.diffusion.presets import PAPER
 from eclipse.diffusion.unet import UNet
 from eclipse.errors import EclipseError, unknown
 from eclipse.purification.compensation import SIGMA, P, Q, check_parameters, corrupt
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 WIDTHS = (8, 24, 48)  # of ``compact``, a tenth of the cost of preset ``fast``: 800 passes/s on one core
 
@@ -89,26 +89,24 @@ class ADP(Attack):
         self._pgd()
         self._rounds()
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Craft the noise and add it: about 10 rounds of ``steps`` passes for each image."""
         check_classes("ADP", clean)
-        network = self.surrogate(clean, seed=seed, device=device)
+        network = self.surrogate(clean, work)
         noise = Alternation(
             network,
             torch.optim.Adam(network.parameters(), lr=self.lr),
             clean,
             self._rounds(),
             min_min(network, self._pgd(), compensated(self.p, self.sigma, self.q)),
-            crafting or State(),
-            seed,
-            device,
+            work,
         ).craft()
         return add_noise(clean, noise)
 
-    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> nn.Module:
+    def surrogate(self, clean: ImageSet, work: Work) -> nn.Module:
         """The untrained surrogate."""
-        with seeded(seed, f"surrogate {self.arch}"):
-            return U_NETS[self.arch](clean.images.shape, clean.num_classes).to(device)
+        with seeded(work.seed, f"surrogate {self.arch}"):
+            return U_NETS[self.arch](clean.images.shape, clean.num_classes).to(work.device)
 
     def passes(self) -> float:
         """Passes for each image in ``max_rounds``: noise, accuracy, and a training of up to one visit a round."""

@@ -12,7 +12,7 @@ from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.parameters import all_fields
 from eclipse.purification.algorithm import Purification
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 
 @dataclass(frozen=True)
@@ -57,22 +57,13 @@ class AVATAR(Defense):
         """A clean set, to train a denoiser where none is given."""
         return self.trusted if self.denoiser is None else "nothing"
 
-    def prepare(
-        self,
-        data: ImageSet,
-        trusted: ImageSet | None = None,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        stages: State | None = None,
-    ) -> ImageSet:
+    def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Purify the images with the given denoiser, or with one of the trusted images."""
-        stages = stages or State()
         if self.denoiser is None:
             clean = need(trusted, "AVATAR", "a clean set")
-            return self._trained().purify(data, clean, seed=seed, device=device, stages=stages)
+            return self._trained().purify(data, clean, work)
         given = load_denoiser(Path(self.denoiser))
-        return purify_set(data, given, self._trained().how, seed=seed, device=device, stages=stages)
+        return purify_set(data, given, self._trained().how, work)
 
     def settings(self) -> dict[str, Any]:
         """All fields, with the preset's numbers where a denoiser is trained, or the fingerprint of the given one."""

@@ -16,7 +16,7 @@ from eclipse.errors import EclipseError
 from eclipse.parameters import all_fields
 from eclipse.purification.algorithm import purification
 from eclipse.purification.compensation import Compensate, check_parameters, once
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 _PARTS = ("A", "B", "C", "AB", "AC", "BC", "ABC")
 
@@ -73,21 +73,13 @@ class ECLIPSE(Defense):
         """Trusted images for part A alone."""
         return self.trusted if "A" in self.parts else "nothing"
 
-    def prepare(
-        self,
-        data: ImageSet,
-        trusted: ImageSet | None = None,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        stages: State | None = None,
-    ) -> ImageSet:
+    def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Purify (part A), and write parts B and C into the data where they are to be drawn once."""
-        purified = self._purified(data, trusted, seed, device, stages or State())
+        purified = self._purified(data, trusted, work)
         if self.compensation == "online" or self.parts == "A":
             return purified
         p, sigma, q = self._corruption()
-        return once(purified, p=p, sigma=sigma, q=q, seed=seed)
+        return once(purified, p=p, sigma=sigma, q=q, seed=work.seed)
 
     def settings(self) -> dict[str, Any]:
         """All fields, with the preset's numbers in place of None."""
@@ -113,11 +105,11 @@ class ECLIPSE(Defense):
         """With the training of the denoiser, by operations, for a ResNet-18, 80 epochs and 50,000 32x32 images."""
         return 1.0 + (self._purification().cost() if "A" in self.parts else 0.0)
 
-    def _purified(self, data: ImageSet, trusted: ImageSet | None, seed: int, device: str, stages: State) -> ImageSet:
+    def _purified(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         if "A" not in self.parts:
             return data
         clean = need(trusted, "ECLIPSE", "a few images")
-        return self._purification().purify(data, clean, seed=seed, device=device, stages=stages)
+        return self._purification().purify(data, clean, work)
 
     def _purification(self) -> TrainedPurification:
         how = purification(get_preset(self.preset), self.sigma, self.steps, self.sampler)
@@ -149,7 +141,9 @@ class ECLIPSEWithTrusted(ECLIPSE):
         """What decides the images that the trusted ones are appended to."""
         return {"defense": "ECLIPSEWithTrusted", "before": super().preparation()}
 
-    def _purified(self, data: ImageSet, trusted: ImageSet | None, seed: int, device: str, stages: State) -> ImageSet:
-        both = Dilution().prepare(data, trusted)  # first, since it refuses trusted images that do not fit the others
-        purified = super()._purified(data, trusted, seed, device, stages)
+    def _purified(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
+        both = Dilution().prepare(
+            data, trusted, work
+        )  # first, since it refuses trusted images that do not fit the others
+        purified = super()._purified(data, trusted, work)
         return both.with_images(np.concatenate([purified.images, both.images[len(data) :]]))

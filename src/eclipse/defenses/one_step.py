@@ -11,7 +11,7 @@ from eclipse.defenses.purifying import TrainedPurification
 from eclipse.errors import EclipseError
 from eclipse.parameters import all_fields
 from eclipse.purification.algorithm import Purification
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,10 @@ class OneStep(Defense):
             )
         self._trained()
 
-    def prepare(
-        self,
-        data: ImageSet,
-        trusted: ImageSet | None = None,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        stages: State | None = None,
-    ) -> ImageSet:
+    def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Noise and denoise every image once."""
         clean = need(trusted, "one-step", "a few images")
-        return self._trained().purify(data, clean, seed=seed, device=device, stages=stages or State())
+        return self._trained().purify(data, clean, work)
 
     def settings(self) -> dict[str, Any]:
         """All fields, with the preset's numbers."""

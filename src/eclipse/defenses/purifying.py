@@ -18,7 +18,7 @@ from eclipse.diffusion.presets import get_preset
 from eclipse.diffusion.trusted import levels, settings
 from eclipse.errors import EclipseError
 from eclipse.purification.algorithm import Purification, absorb, denoise, group_size, prepare
-from eclipse.runs.state import State
+from eclipse.runs.state import State, Work
 
 SAVE_EVERY_S = 30.0  # what a kill may cost, as with the training of a denoiser
 
@@ -47,14 +47,11 @@ class TrainedPurification:
         self.how.indices(self._planned())
         settings((), self.preset, self.iterations, None, self.how.sigma, seed=0)  # refuses less than one iteration
 
-    def purify(self, data: ImageSet, trusted: ImageSet, *, seed: int, device: str, stages: State) -> ImageSet:
+    def purify(self, data: ImageSet, trusted: ImageSet, work: Work) -> ImageSet:
         """Train the denoiser, or load it, and purify; images that it does not take are refused before its training."""
         check_images(data, self._planned())
-        sigma, iterations = self.how.sigma, self.iterations
-        denoiser = kept_denoiser(
-            trusted, self.preset, sigma, iterations=iterations, seed=seed, device=device, stages=stages
-        )
-        return purify_set(data, denoiser, self.how, seed=seed, device=device, stages=stages)
+        denoiser = kept_denoiser(trusted, self.preset, self.how.sigma, work, iterations=self.iterations)
+        return purify_set(data, denoiser, self.how, work)
 
     def settings(self) -> dict[str, Any]:
         """Every number of training and purification, the preset's spelled out: a preset may be changed one day."""
@@ -75,9 +72,7 @@ class TrainedPurification:
         return Denoiser(replace(chosen.denoiser, t_max=levels(chosen, self.how.sigma)), nn.Identity())
 
 
-def purify_set(
-    data: ImageSet, denoiser: Denoiser, how: Purification, *, seed: int, device: str, stages: State
-) -> ImageSet:
+def purify_set(data: ImageSet, denoiser: Denoiser, how: Purification, work: Work) -> ImageSet:
     """Purify all images of a set, with the bytes of ``purification.purify``; a killed purification goes on.
 
     Gray images are purified as three equal planes, of which the rounded mean is kept, as ``eclipse purify`` does it.
@@ -87,11 +82,11 @@ def purify_set(
     """
     check_images(data, denoiser)
     how.indices(denoiser)
-    where = resolve_device(device)
+    where, seed, state = resolve_device(work.device), work.seed, work.state
     ready, images, out = prepare(denoiser, where), to_color(data.images), np.empty_like(data.images)
     # The network sees groups of this size in any case, so that parts which end anywhere else would cost more.
     size = group_size(images.shape[2] * images.shape[3], torch.device(where).type)
-    done = saved = _restore(stages, out)
+    done = saved = _restore(state, out)
     told = kept = time.monotonic()
     while done < len(data):
         rows = slice(done, min(done + size, len(data)))
@@ -99,10 +94,10 @@ def purify_set(
         purified = quantize(denoise(ready, x_t.to(where), data.ids[rows], how, seed)).cpu().numpy()
         out[rows], done, now = _with_channels(purified, len(out[0])), rows.stop, time.monotonic()
         if now - kept >= SAVE_EVERY_S:
-            stages.save(f"purified {saved}", {"images": torch.from_numpy(out[saved:done])}, {})
+            state.save(f"purified {saved}", {"images": torch.from_numpy(out[saved:done])}, {})
             saved, kept = done, now
         if now - told >= TELL_EVERY_S or done == len(data):
-            stages.tell("purification", done, len(data))
+            state.tell("purification", done, len(data))
             told = now
     return data.with_images(out)
 
@@ -116,10 +111,10 @@ def check_images(data: ImageSet, denoiser: Denoiser) -> None:
     denoiser.check_size(*data.images.shape[2:])
 
 
-def _restore(stages: State, out: NDArray[np.uint8]) -> int:
+def _restore(state: State, out: NDArray[np.uint8]) -> int:
     """Read back the rows that were purified before a kill; return how many."""
     done = 0
-    while done < len(out) and (found := stages.load(f"purified {done}")):
+    while done < len(out) and (found := state.load(f"purified {done}")):
         part = found[0]["images"].numpy()
         out[done : done + len(part)] = part
         done += len(part)

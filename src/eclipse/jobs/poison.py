@@ -31,7 +31,7 @@ from eclipse.errors import EclipseError, unknown
 from eclipse.parameters import all_fields, parameters
 from eclipse.runs.files import check_name, clear, locked, write_json, write_whole
 from eclipse.runs.manifest import check_made, check_same_settings, flat, read_settings, recorded, run_json
-from eclipse.runs.state import StageStep, State
+from eclipse.runs.state import StageStep, State, Work
 
 UNITS = {"levels": 255.0, "unit": 1.0}
 """Scales of a perturbation, and the largest value that each can have."""
@@ -125,7 +125,7 @@ class Plan:
         """Measure what the crafting will take; None where no network is needed."""
         if not isinstance(self.origin, Attack) or self.clean is None:
             return None
-        return expected_cost(self.origin, self.clean, seed=self.request.seed, device=self.device)
+        return expected_cost(self.origin, self.clean, Work(self.request.seed, self.device))
 
     def notes(self, cost: Cost | None) -> list[str]:
         """What the user should know before the work starts."""
@@ -333,11 +333,11 @@ def _poisoned(plan: Plan, on_step: Callable[[StageStep], None]) -> tuple[Renewed
     if isinstance(plan.origin, Perturbation):
         return _added(plan.source, plan.origin, plan.request), None
     assert plan.clean is not None
-    surrogate = surrogate_of(plan.origin, plan.clean, seed=plan.request.seed, device=plan.device)
     folder = craft_folder(plan.request.out)
+    work = Work(plan.request.seed, plan.device, State(folder, on_step))
+    surrogate = surrogate_of(plan.origin, plan.clean, work)
     write_json(folder / "settings.json", _state(plan))
-    crafting = State(folder, on_step)
-    poisoned = plan.origin.poison(plan.clean, seed=plan.request.seed, device=plan.device, crafting=crafting)
+    poisoned = plan.origin.craft(plan.clean, work)
     return _crafted(plan.source, plan.clean, poisoned), surrogate
 
 

@@ -20,7 +20,7 @@ from eclipse.defenses.victim import Trained, check_sets, new_victim, train_victi
 from eclipse.errors import EclipseError
 from eclipse.runs.files import check_name, clear, locked, write_json, write_whole
 from eclipse.runs.manifest import check_made, check_same_settings, flat, read_settings, recorded, run_json
-from eclipse.runs.state import StageStep, State
+from eclipse.runs.state import StageStep, State, Work
 
 RESULT, WEIGHTS = "result.json", "model.safetensors"
 _WORDS = ("dataset", "test set", "trusted set", "device name")  # other words for the same thing, or another machine
@@ -172,7 +172,7 @@ def run(made: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None)
         write_json(folder / "settings.json", _state(made))
         with recorded(asked.out, made.settings(), **made.fingerprints()) as found:
             began = time.monotonic()
-            preparing = State(folder / "prepare", on_step)
+            preparing = Work(asked.seed, made.device, State(folder / "prepare", on_step))
             data = _prepared(made, preparing)
             prepared_s = time.monotonic() - began
             trained = train_victim(
@@ -181,9 +181,7 @@ def run(made: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None)
                 made.defense,
                 asked.arch,
                 made.recipe,
-                seed=asked.seed,
-                device=made.device,
-                stages=State(folder, on_step),
+                Work(asked.seed, made.device, State(folder, on_step)),
                 compiled=asked.compiled,
             )
             seconds = {"prepare": round(prepared_s, 2), "train": round(trained.seconds, 2)}
@@ -194,12 +192,12 @@ def run(made: Plan, *, on_step: Callable[[StageStep], None] = lambda step: None)
     return result
 
 
-def _prepared(made: Plan, stages: State) -> ImageSet:
+def _prepared(made: Plan, work: Work) -> ImageSet:
     """What the defense makes of the images; where it refuses them at once, no state is left to bind the next run."""
     asked, folder = made.request, state_folder(made.request.out)
     try:
         with enough_memory(made.device, f"for the defense {asked.defense}"):
-            return made.defense.prepare(made.data, made.trusted, seed=asked.seed, device=made.device, stages=stages)
+            return made.defense.prepare(made.data, made.trusted, work)
     except EclipseError:
         if not any(path.is_file() for path in (folder / "prepare").rglob("*")):
             shutil.rmtree(folder / "prepare", ignore_errors=True)
