@@ -18,14 +18,14 @@ from eclipse.attacks import make_attack, tap
 from eclipse.attacks.attack import Attack
 from eclipse.attacks.crafting import surrogate as crafting_module
 from eclipse.attacks.crafting.objectives import centroids, feature_distance, present_classes
-from eclipse.attacks.crafting.perturbation import apply, measure
+from eclipse.attacks.crafting.perturbation import measure
 from eclipse.attacks.crafting.transforms import flip_shift
 from eclipse.attacks.efp import _distance_to_nearest_other
 from eclipse.classifiers.classifier import Classifier
 from eclipse.classifiers.fit import Recipe
 from eclipse.classifiers.pgd import PGD, Loss, adversary, cross_entropy
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pixels import to_unit
+from eclipse.data.pixels import add, to_unit
 from eclipse.errors import EclipseError
 from eclipse.runs.state import StageStep, State, Work
 
@@ -238,7 +238,7 @@ def test_tap_keeps_the_restart_of_lowest_loss(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(tap, "_mean_loss", lambda *args: next(losses))
     after = hasty("tap", restarts=3).craft(clean, Work(state=State(tmp_path)))
     noises = [State(tmp_path).load(f"restart {i} 0") for i in (1, 2, 3)]
-    images = [apply(clean.images[:8], noise[0]["noise"].float().numpy()) for noise in noises if noise]
+    images = [add(clean.images[:8], noise[0]["noise"].float().numpy()) for noise in noises if noise]
     assert [np.array_equal(after.images[:8], other) for other in images] == [False, True, False]
 
 
@@ -246,7 +246,7 @@ def test_the_loss_of_a_restart_is_the_mean_over_the_whole_set() -> None:
     data, network = clipped(20), hasty("tap").surrogate(clipped(20), Work())
     assert network is not None
     targets = torch.arange(20) % 7
-    found = tap._mean_loss(network.eval(), data, targets, lambda x: x, 0, "cpu")
+    found = tap._mean_loss(network.eval(), data, targets, lambda x: x, Work())
     assert found == pytest.approx(F.cross_entropy(network(pixels(data)), targets).item(), rel=1e-4)
 
 

@@ -339,7 +339,7 @@ def test_cells_share_the_poison_and_the_prepared_set(data: Path, monkeypatch: py
     from eclipse.defenses.iss import ISSG
 
     calls: list[str] = []
-    for cls, name in ((EM, "poison"), (ISSG, "prepare")):
+    for cls, name in ((EM, "craft"), (ISSG, "prepare")):
         work: Callable[..., Any] = getattr(cls, name)
         monkeypatch.setattr(
             cls, name, lambda self, *a, work=work, name=name, **o: calls.append(name) or work(self, *a, **o)
@@ -348,7 +348,7 @@ def test_cells_share_the_poison_and_the_prepared_set(data: Path, monkeypatch: py
     results = [
         bench.run(Choice("em", defense, "small", seed), quiet) for defense in ("none", "iss-g") for seed in (0, 1)
     ]
-    assert calls == ["poison", "prepare"]
+    assert calls == ["craft", "prepare"]
     assert [r["seconds"]["poison shared"] for r in results] == [False, True, True, True]
     assert [r["seconds"]["prepare shared"] for r in results] == [False, False, False, True]
     assert len({r["attack"]["fingerprint"] for r in results}) == 1

@@ -39,7 +39,7 @@ from eclipse.diffusion.training import TrainStep
 from eclipse.jobs import doctor
 from eclipse.jobs import purify as purify_job
 from eclipse.purification import shards, stream
-from eclipse.purification.algorithm import purify
+from eclipse.purification.arrays import purify
 from eclipse.purification.compensation import once
 from eclipse.purification.stream import Progress
 from eclipse.runs import manifest as manifests

@@ -17,18 +17,19 @@ from torch import Tensor
 from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize, to_unit
-from eclipse.defenses import denoisers, make_defense, purifying
+from eclipse.defenses import make_defense
 from eclipse.defenses.avatar import AVATAR
-from eclipse.defenses.denoisers import kept_denoiser
 from eclipse.defenses.disentangling import Parts
 from eclipse.defenses.dvae import DVAE
 from eclipse.defenses.eclipse import ECLIPSE
 from eclipse.diffusion import presets
+from eclipse.diffusion import trusted as denoisers
 from eclipse.diffusion.checkpoint import save_denoiser
 from eclipse.diffusion.presets import FAST
 from eclipse.diffusion.trusted import train_denoiser
 from eclipse.errors import EclipseError
-from eclipse.purification.algorithm import purify
+from eclipse.purification import arrays
+from eclipse.purification.arrays import purify
 from eclipse.purification.compensation import once
 from eclipse.runs.files import locked
 from eclipse.runs.state import StageStep, State, Work
@@ -55,7 +56,7 @@ def dying(stage: str, survived: int, seen: list[StageStep]) -> Callable[[StageSt
 @pytest.fixture
 def at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tell and save without waiting for a second to pass, and purify 16 images at a time."""
-    for module, name in ((denoisers, "TELL_EVERY_S"), (purifying, "TELL_EVERY_S"), (purifying, "SAVE_EVERY_S")):
+    for module, name in ((denoisers, "TELL_EVERY_S"), (arrays, "TELL_EVERY_S"), (arrays, "SAVE_EVERY_S")):
         monkeypatch.setattr(module, name, 0.0)
     monkeypatch.setattr("eclipse.purification.algorithm.GROUP_PIXELS", {"cpu": 16 * 8 * 8})
 
@@ -284,6 +285,12 @@ def trained(steps: list[StageStep]) -> int:
     return sum("loss" in step.facts and step.done == step.total for step in steps)
 
 
+def asked(images: ImageSet, work: Work, **numbers: Any) -> None:
+    """Ask for the shared denoiser of preset ``fast``."""
+    planned = denoisers.plan_denoiser(presets.PRESETS["fast"], **numbers)
+    denoisers.shared_denoiser(planned, denoisers.check_trusted(images.images, planned.config), work)
+
+
 @pytest.mark.usefixtures("tiny_fast")
 def test_a_denoiser_is_trained_once_and_shared(tmp_path: Path) -> None:
     seen: list[StageStep] = []
@@ -304,26 +311,25 @@ def test_another_denoiser_is_trained_where_anything_that_decides_it_differs(
 ) -> None:
     seen: list[StageStep] = []
     state = State(None, seen.append, tmp_path)
-    for trusted, sigma, seed, iterations in (
+    for images, sigma, seed, iterations in (
         (TRUSTED, FAST.sigma, 0, None),
         (TRUSTED[::-1], FAST.sigma, 0, None),
         (TRUSTED, 40 / 255, 0, None),
         (TRUSTED, FAST.sigma, 1, None),
         (TRUSTED, FAST.sigma, 0, 4),
     ):
-        kept_denoiser(trusted, "fast", sigma, Work(seed, state=state), iterations=iterations)
+        asked(images, Work(seed, state=state), sigma=sigma, iterations=iterations)
     assert trained(seen) == len(list(tmp_path.iterdir())) == 5
     preset = presets.PRESETS["fast"]
     monkeypatch.setitem(presets.PRESETS, "fast", replace(preset, training=replace(preset.training, lr=1e-4)))
-    kept_denoiser(TRUSTED, "fast", FAST.sigma, Work(state=state), iterations=None)
+    asked(TRUSTED, Work(state=state), sigma=FAST.sigma)
     assert trained(seen) == 6, "a preset whose numbers were changed is another"
 
 
 @pytest.mark.usefixtures("tiny_fast")
 def test_a_denoiser_that_another_process_trains_is_waited_for(tmp_path: Path) -> None:
     def ask(place: Path) -> None:
-        state = State(None, seen.append, place)
-        kept_denoiser(TRUSTED, "fast", 0.02, Work(state=state), iterations=None)
+        asked(TRUSTED, Work(state=State(None, seen.append, place)), sigma=0.02)
 
     seen, place = list[StageStep](), tmp_path / "shared"
     ask(tmp_path / "elsewhere")
@@ -331,7 +337,7 @@ def test_a_denoiser_that_another_process_trains_is_waited_for(tmp_path: Path) ->
     seen.clear()
     place.mkdir()
     waiting = threading.Thread(target=ask, args=[place])
-    with locked(place / f".{made.name}.lock", made):  # what the other process holds
+    with locked(denoisers.training_folder(place / made.name), made):  # what the other process holds
         waiting.start()
         waiting.join(0.2)
         assert waiting.is_alive()

@@ -35,30 +35,19 @@ def train(
     from eclipse.data.source import load_pictures, open_source
     from eclipse.diffusion.denoiser import describe
     from eclipse.diffusion.presets import get_preset
-    from eclipse.diffusion.training import check_trusted
-    from eclipse.diffusion.trusted import settings, train_into
+    from eclipse.diffusion.trusted import check_trusted, decided, denoiser_in, plan_denoiser
+    from eclipse.runs.state import Work
 
     source = open_source(clean, image_column=image_column)
-    where, config = resolve_device(device), get_preset(preset).denoiser
-    images = load_pictures(source)
-    check_trusted(images, config)
-    level = None if sigma is None else sigma / 255
-    asked = settings(images, preset, iterations, minutes, level, seed)
-    facts("settings", {**asked, "images": len(images), "output": out, "device": describe_device(where)})
+    where, level = resolve_device(device), None if sigma is None else sigma / 255
+    planned = plan_denoiser(get_preset(preset), iterations=iterations, minutes=minutes, sigma=level)
+    trusted = check_trusted(load_pictures(source), planned.config)
+    asked = {**decided(planned, trusted, seed), "images": len(trusted.images)}
+    facts("settings", {**asked, "output": out, "device": describe_device(where)})
     if dry_run:
         return
     with Show() as show:
-        trained = train_into(
-            out,
-            images,
-            preset,
-            iterations=iterations,
-            minutes=minutes,
-            sigma=level,
-            seed=seed,
-            device=where,
-            on_step=show.training,
-        )
+        trained = denoiser_in(out, planned, trusted, Work(seed, where), on_step=show.training)
     facts(str(out), describe(trained))
 
 

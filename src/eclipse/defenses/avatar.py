@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense, need
-from eclipse.defenses.purifying import TrainedPurification, purify_set
+from eclipse.defenses.purifying import TrainedPurification, trained_purification
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
+from eclipse.diffusion.presets import preset_of
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.parameters import all_fields
-from eclipse.purification.algorithm import Purification
+from eclipse.purification.algorithm import purification
+from eclipse.purification.arrays import purify_set
 from eclipse.runs.state import Work
 
 
@@ -63,7 +65,8 @@ class AVATAR(Defense):
             clean = need(trusted, "AVATAR", "a clean set")
             return self._trained().purify(data, clean, work)
         given = load_denoiser(Path(self.denoiser))
-        return purify_set(data, given, self._trained().how, work)
+        how = purification(preset_of(given.config), given.config, **self._numbers())
+        return purify_set(data, given, how, work)
 
     def settings(self) -> dict[str, Any]:
         """All fields, with the preset's numbers where a denoiser is trained, or the fingerprint of the given one."""
@@ -77,4 +80,7 @@ class AVATAR(Defense):
         return 1.0 + self._trained().cost()
 
     def _trained(self) -> TrainedPurification:
-        return TrainedPurification(self.preset, Purification(self.sigma, self.steps, self.sampler), self.iterations)
+        return trained_purification(self.preset, self.iterations, **self._numbers())
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"sigma": self.sigma, "steps": self.steps, "sampler": self.sampler}

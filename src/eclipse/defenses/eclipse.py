@@ -10,11 +10,10 @@ from torch import Tensor
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense, need
 from eclipse.defenses.dilution import Dilution
-from eclipse.defenses.purifying import TrainedPurification
+from eclipse.defenses.purifying import TrainedPurification, trained_purification
 from eclipse.diffusion.presets import get_preset
 from eclipse.errors import EclipseError
 from eclipse.parameters import all_fields
-from eclipse.purification.algorithm import purification
 from eclipse.purification.compensation import Compensate, check_parameters, once
 from eclipse.runs.state import Work
 
@@ -112,8 +111,8 @@ class ECLIPSE(Defense):
         return self._purification().purify(data, clean, work)
 
     def _purification(self) -> TrainedPurification:
-        how = purification(get_preset(self.preset), self.sigma, self.steps, self.sampler)
-        return TrainedPurification(self.preset, how, self.iterations)
+        numbers: dict[str, Any] = {"sigma": self.sigma, "steps": self.steps, "sampler": self.sampler}
+        return trained_purification(self.preset, self.iterations, **numbers)
 
     def _corruption(self) -> tuple[float, float, float]:
         """Probability of grayscale, noise and its probability, for ``Compensate``; 0 for what is switched off."""

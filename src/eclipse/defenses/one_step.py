@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense, need
-from eclipse.defenses.purifying import TrainedPurification
+from eclipse.defenses.purifying import TrainedPurification, trained_purification
 from eclipse.errors import EclipseError
 from eclipse.parameters import all_fields
-from eclipse.purification.algorithm import Purification
 from eclipse.runs.state import Work
 
 
@@ -62,7 +61,7 @@ class OneStep(Defense):
         return 1.0 + self._trained().cost()
 
     def _trained(self) -> TrainedPurification:
-        return TrainedPurification(self.preset, Purification(self._level(), 1, "one-step"), self.iterations)
+        return trained_purification(self.preset, self.iterations, sigma=self._level(), steps=1, sampler="one-step")
 
     def _level(self) -> float:
         """The noise level of the diffusion that matches.

@@ -22,7 +22,8 @@ from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import Picture, encode_png
 from eclipse.data.source import load_imageset, open_source
 from eclipse.diffusion.presets import FAST
-from eclipse.diffusion.training import MIN_IMAGES, TrainStep
+from eclipse.diffusion.training import TrainStep
+from eclipse.diffusion.trusted import MIN_IMAGES
 from eclipse.errors import EclipseError
 from eclipse.jobs import purify
 from eclipse.purification.compensation import Compensate

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from eclipse.attacks.attack import Attack, check_classes
 from eclipse.attacks.crafting.cost import Cost, Surrogate, expected_cost, surrogate_of
-from eclipse.attacks.crafting.perturbation import apply, size
+from eclipse.attacks.crafting.perturbation import size
 from eclipse.attacks.imported import Perturbation, check_rows, is_perturbation, poisoned_rows, read_perturbation
 from eclipse.attacks.parameters import attack_with, length_in_words
 from eclipse.classifiers.pgd import scaled_radius
@@ -25,6 +25,7 @@ from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.imageset import ImageSet
 from eclipse.data.output import assemble, check_apart, check_output, fingerprint, is_made
 from eclipse.data.picture import Picture, Pixels, encode_png, repainted, size_in_words
+from eclipse.data.pixels import add
 from eclipse.data.source import load_imageset, open_source
 from eclipse.data.store import Row, Source
 from eclipse.errors import EclipseError, unknown
@@ -359,7 +360,7 @@ def _added(source: Source, perturbation: Perturbation, request: Request) -> Rene
                 f"{row.name} is {size_in_words(picture.rgb)} and the perturbation is {size_in_words(values)}; expected "
                 "the same size"
             )
-        yield row, picture, apply(picture.rgb, scale * values)
+        yield row, picture, add(picture.rgb, scale * values)
 
 
 class _Changes:

@@ -3,31 +3,29 @@
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device
 from eclipse.data.output import check_apart, check_output, is_made
-from eclipse.data.picture import Pixels
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
-from eclipse.diffusion.denoiser import Denoiser
-from eclipse.diffusion.presets import Preset, get_preset
-from eclipse.diffusion.training import MIN_IMAGES, TrainStep, check_trusted
-from eclipse.diffusion.trusted import levels, train_into
-from eclipse.diffusion.trusted import settings as training_settings
+from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
+from eclipse.diffusion.presets import Preset, get_preset, preset_of
+from eclipse.diffusion.training import TrainStep
+from eclipse.diffusion.trusted import MIN_IMAGES, Planned, Trusted, check_trusted, denoiser_in, plan_denoiser
 from eclipse.errors import EclipseError
-from eclipse.purification.algorithm import preset_of, purification
+from eclipse.purification.algorithm import purification
 from eclipse.purification.compensation import check_parameters
 from eclipse.purification.shards import shard_folder
 from eclipse.purification.stream import Job, Outcome, Progress, check_first, check_resumable, purify_source
 from eclipse.runs.files import check_name, locked
 from eclipse.runs.manifest import check_made, recorded, run_json
+from eclipse.runs.state import Work
 
 _COMPENSATION = ("p", "noise", "q")  # of a preset, for which a request may have values of its own
 
@@ -81,7 +79,8 @@ class Plan:
     """A request with everything resolved and checked that can be before the work starts.
 
     Attributes:
-        training: what decides the weights of the denoiser, as options name it; None where it is given.
+        config: of the denoiser, trained or not.
+        planned: the denoiser that is to be trained; None where it is given.
         finished: the output is there, made with the same settings.
     """
 
@@ -89,7 +88,8 @@ class Plan:
     source: Source
     trusted: Source | None
     ready: Denoiser | None
-    training: dict[str, Any] | None
+    config: DenoiserConfig
+    planned: Planned | None
     preset: Preset
     job: Job
     denoiser_folder: Path
@@ -103,9 +103,9 @@ class Plan:
             "output": {"path": str(request.out), "format": request.format or self.source.layout},
             "trusted": None if self.trusted is None else {"spec": self.trusted.spec, "images": len(self.trusted)},
             "denoiser": str(self.denoiser_folder),
-            "training": self.training,
+            "training": None if self.planned is None else _training(self.planned),
             "preset": self.preset.denoiser.preset,
-            "purification": {**asdict(job.how), "sigma": round(job.how.sigma * 255, 3)},
+            "purification": {**job.how.numbers(), "sigma": round(job.how.sigma * 255, 3)},
             "compensation": {
                 "mode": request.compensate,
                 "p": self.preset.p,
@@ -141,16 +141,20 @@ def plan(request: Request) -> Plan:
     preset = _preset(request, ready)
     trusted = None if request.trusted is None else _open_trusted(request)
     sigma = None if request.sigma is None else request.sigma / 255
-    how = purification(preset, sigma, request.steps, request.sampler)
-    training = None if ready is not None else _training(request, how.sigma)
-    how.indices(ready or _untrained(preset, how.sigma))
+    planned: Planned | None = None
+    if ready is None:
+        planned = plan_denoiser(preset, iterations=request.iterations, minutes=request.minutes, sigma=sigma)
+        config = planned.config
+    else:
+        config = ready.config
+    how = purification(preset, config, sigma=sigma, steps=request.steps, sampler=request.sampler)
     preset = replace(preset, **{name: value for name in _COMPENSATION if (value := getattr(request, name)) is not None})
     corruption = preset.p, preset.noise, preset.q
     check_parameters(*corruption)
     written = corruption if request.compensate == "once" else None
     job = Job(how, request.seed, device, request.format, written, request.skip_bad)
     folder = request.denoiser or request.out.with_name(request.out.name + ".denoiser")
-    resolved = Plan(request, source, trusted, ready, training, preset, job, folder, finished=False)
+    resolved = Plan(request, source, trusted, ready, config, planned, preset, job, folder, finished=False)
     if made:
         return _compared(resolved)
     check_resumable(request.out, job, ready)
@@ -178,7 +182,7 @@ def _preset(request: Request, ready: Denoiser | None) -> Preset:
     asked = get_preset(request.preset)
     if ready is None:
         return asked
-    preset = preset_of(ready)
+    preset = preset_of(ready.config)
     if request.preset != Request.preset and preset != asked:
         raise EclipseError(
             f"--preset {request.preset}, but {request.denoiser} is of preset {preset.denoiser.preset}; leave --preset "
@@ -187,15 +191,9 @@ def _preset(request: Request, ready: Denoiser | None) -> Preset:
     return preset
 
 
-def _training(request: Request, sigma: float) -> dict[str, Any]:
+def _training(planned: Planned) -> dict[str, Any]:
     """What decides the weights of the denoiser, but for the preset, the seed and the trusted images."""
-    decided = training_settings((), request.preset, request.iterations, request.minutes, sigma, request.seed)
-    return {name: decided[name] for name in ("iterations", "minutes", "noise levels") if decided[name] is not None}
-
-
-def _untrained(preset: Preset, sigma: float) -> Denoiser:
-    """What is known of a denoiser before it is trained: its settings, not its network."""
-    return Denoiser(replace(preset.denoiser, t_max=levels(preset, sigma)), nn.Identity())
+    return {name: value for name, value in planned.settings().items() if name != "preset" and value is not None}
 
 
 def _compared(plan: Plan) -> Plan:
@@ -225,10 +223,10 @@ def run(
 
     An interrupted run goes on where it was when it is carried out again with the same settings.
     """
-    images = _trusted_images(plan)
-    kept = _denoiser(plan, images, on_step) if plan.denoiser_folder.exists() else None
+    trusted = _trusted_images(plan)
+    kept = _denoiser(plan, trusted, on_step) if plan.denoiser_folder.exists() else None
     check_resumable(plan.request.out, plan.job, kept)
-    check_first(plan.source, kept or _untrained(plan.preset, plan.job.how.sigma), plan.job.skip_bad)
+    check_first(plan.source, plan.config, plan.job.skip_bad)
     out, started = plan.request.out, time.time()
     fingerprints = {
         "input fingerprint": plan.source.fingerprint(),
@@ -236,8 +234,8 @@ def run(
     }
     with locked(shard_folder(out), out):
         with recorded(out, plan.describe(), **fingerprints) as found:
-            denoiser = kept or _denoiser(plan, images, on_step)
-            images.clear()  # they may take as much memory as all the rest
+            denoiser = kept or _denoiser(plan, trusted, on_step)
+            trusted = None  # its images may take as much memory as all the rest
             trained = time.time()
             batch = plan.request.batch
             outcome = purify_source(plan.source, denoiser, out, plan.job, batch=batch, on_progress=on_progress)
@@ -283,27 +281,15 @@ def _open_trusted(request: Request) -> Source:
     return trusted
 
 
-def _trusted_images(plan: Plan) -> list[Pixels]:
+def _trusted_images(plan: Plan) -> Trusted | None:
     """Load the trusted images, and refuse ones that a denoiser cannot be trained on."""
-    if plan.trusted is None:
-        return []
-    images = load_pictures(plan.trusted)
-    check_trusted(images, plan.preset.denoiser)
-    return images
+    return None if plan.trusted is None else check_trusted(load_pictures(plan.trusted), plan.preset.denoiser)
 
 
-def _denoiser(plan: Plan, images: list[Pixels], on_step: Callable[[TrainStep], None]) -> Denoiser:
+def _denoiser(plan: Plan, trusted: Trusted | None, on_step: Callable[[TrainStep], None]) -> Denoiser:
     """The denoiser that was given, or one trained on the trusted images, or trained on them before."""
     if plan.ready is not None:
         return plan.ready
-    return train_into(
-        plan.denoiser_folder,
-        images,
-        plan.request.preset,
-        iterations=plan.request.iterations,
-        minutes=plan.request.minutes,
-        sigma=plan.job.how.sigma,
-        seed=plan.request.seed,
-        device=plan.job.device,
-        on_step=on_step,
-    )
+    assert plan.planned is not None and trusted is not None
+    work = Work(plan.request.seed, plan.job.device)
+    return denoiser_in(plan.denoiser_folder, plan.planned, trusted, work, on_step=on_step)

@@ -27,11 +27,13 @@ from eclipse.data.picture import Picture, repainted
 from eclipse.data.pixels import quantize
 from eclipse.data.store import Row, Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser
-from eclipse.diffusion.denoiser import Denoiser
+from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
 from eclipse.errors import EclipseError
-from eclipse.purification.algorithm import BATCH_PIXELS, Purification, absorb, denoise, prepare
+from eclipse.purification.algorithm import Purification, absorb, denoise, prepare
 from eclipse.purification.compensation import once
 from eclipse.purification.shards import Item, Shards, Writer, digest_of
+
+BATCH_PIXELS = 1 << 24  # noised at a time: 16 million pixels are 200 MB as float32
 
 T = TypeVar("T")
 
@@ -124,7 +126,6 @@ def purify_source(
     assembled = shards.rows == len(source) and is_made(out)
     if not assembled:
         check_output(source, out, job.format)
-    job.how.indices(denoiser)
     ready = prepare(denoiser, job.device)
     began, busy, resumed = time.monotonic(), 0.0, shards.rows
     with closing(_prefetch(_absorbed(source, ready, job, batch, resumed))) as work, Writer(shards) as writer:
@@ -158,11 +159,11 @@ def check_resumable(out: Path, job: Job, denoiser: Denoiser | None) -> None:
     Shards(out, _settings(job, denoiser), job.skip_bad)
 
 
-def check_first(source: Source, denoiser: Denoiser, skip_bad: bool) -> None:
+def check_first(source: Source, config: DenoiserConfig, skip_bad: bool) -> None:
     """Refuse, before any work, a first image that cannot be read or is of a size that the denoiser does not take."""
     item = _read(next(source.rows()), skip_bad)
     if isinstance(item.picture, Picture):
-        _check_size(denoiser, item.name, *item.picture.rgb.shape[1:])
+        _check_size(config, item.name, *item.picture.rgb.shape[1:])
 
 
 def _settings(job: Job, denoiser: Denoiser | None) -> dict[str, Any]:
@@ -229,7 +230,7 @@ def _noised(denoiser: Denoiser, job: Job, items: list[Item]) -> dict[tuple[int, 
     for i, item in enumerate(items):
         if not isinstance(item.picture, str):
             height, width = item.picture.rgb.shape[1:]
-            _check_size(denoiser, item.name, height, width)
+            _check_size(denoiser.config, item.name, height, width)
             by_size.setdefault((height, width), []).append(i)
     noised = {}
     for size, members in by_size.items():
@@ -238,9 +239,9 @@ def _noised(denoiser: Denoiser, job: Job, items: list[Item]) -> dict[tuple[int, 
     return noised
 
 
-def _check_size(denoiser: Denoiser, name: str, height: int, width: int) -> None:
+def _check_size(config: DenoiserConfig, name: str, height: int, width: int) -> None:
     try:
-        denoiser.check_size(height, width)
+        config.check_size(height, width)
     except EclipseError as error:
         raise EclipseError(f"{name}: {error}") from error
 
