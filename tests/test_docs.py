@@ -25,7 +25,7 @@ from eclipse.data.picture import MAX_PIXELS
 from eclipse.diffusion import presets
 from eclipse.diffusion.denoiser import build_denoiser
 from eclipse.diffusion.presets import FAST, PAPER, Preset
-from eclipse.diffusion.training import MIN_IMAGES
+from eclipse.diffusion.trusted import MIN_IMAGES
 from eclipse.report.grid import figures
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,7 +164,7 @@ def numbers(preset: Preset) -> list[str]:
         f"{training.iterations:,} steps of {training.batch} images, learning rate {training.lr}",
         f"{training.ema}",
         f"{training.copies}",
-        f"p = {preset.p}, sigma = {preset.noise}, q = {preset.q:g}",
+        f"p = {preset.p}, noise = {preset.noise}, q = {preset.q:g}",
     ]
 
 
@@ -201,7 +201,7 @@ def test_the_short_central_tables_have_the_numbers_of_the_results(folder: str, p
 def test_the_other_numbers_of_the_readme_are_those_of_the_code() -> None:
     text = README.read_text()
     assert set(re.findall(r"Compensate\(p=[^)]*\)", text)) == {
-        f"Compensate(p={FAST.p}, sigma={FAST.noise}, q={FAST.q})"
+        f"Compensate(p={FAST.p}, noise={FAST.noise}, q={FAST.q})"
     }
     assert f"Fewer than {MIN_IMAGES} are" in text
     assert f"more than {MAX_PIXELS:,} pixels" in text

@@ -292,7 +292,7 @@ $ eclipse purify images --denoiser denoiser --out out --batch 0
 $ eclipse purify images --denoiser denoiser --out out --p 40
 grayscale probability 40; expected 0 to 1
 $ eclipse purify images --denoiser denoiser --out out --noise 12.8
-noise sigma 12\.8 looks like 8-bit levels; expected a value on the \[0, 1\] scale
+noise 12\.8 looks like 8-bit levels; expected a value on the \[0, 1\] scale
 $ eclipse purify images --denoiser denoiser --out out --compensate twice
 --compensate 'twice'; expected online or once
 $ eclipse purify images --denoiser denoiser --out out --sampler ancestrl
@@ -543,12 +543,12 @@ def test_compensation_may_be_written_into_the_images(place: Path, command: Comma
     assert said.code == 0 and "written into the images" in said.out
     before, after = (load_imageset(open_source(spec), "a test") for spec in ("images", "out"))
     plain = purify(before.images, load_denoiser(Path("denoiser")), ids=before.ids, seed=2)
-    expected = once(ImageSet(plain, before.ids), p=0.5, sigma=0.1, q=0.8, seed=2)
+    expected = once(ImageSet(plain, before.ids), p=0.5, noise=0.1, q=0.8, seed=2)
     np.testing.assert_array_equal(after.images, expected.images)
 
 
 def test_else_the_advice_is_to_compensate_in_training(place: Path, command: Command) -> None:
-    assert f"train with eclipse.Compensate(p={FAST.p}, sigma={FAST.noise}, q={FAST.q})" in command(*USE, "images").out
+    assert f"train with eclipse.Compensate(p={FAST.p}, noise={FAST.noise}, q={FAST.q})" in command(*USE, "images").out
 
 
 def test_sliced_tables_keep_their_columns(place: Path, command: Command) -> None:
@@ -588,7 +588,7 @@ def test_the_manifest_tells_what_was_done(place: Path, command: Command) -> None
     assert settings["input"] == {"spec": "images", "layout": "folder", "images": 20}
     assert settings["trusted"] == {"spec": "trusted[:50]", "images": 50}
     assert settings["purification"] == {"sigma": FAST.sigma * 255, "steps": FAST.steps, "sampler": FAST.sampler}
-    assert settings["compensation"] == {"mode": "online", "p": FAST.p, "sigma": FAST.noise, "q": FAST.q}
+    assert settings["compensation"] == {"mode": "online", "p": FAST.p, "noise": FAST.noise, "q": FAST.q}
     assert settings["training"]["iterations"] == 3 and settings["seed"] == 3 and settings["preset"] == "fast"
     assert settings["device"]["type"] == "cpu" and settings["precision"]
     assert done["versions"]["torch"] and done["started"] <= done["finished"]

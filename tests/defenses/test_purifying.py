@@ -22,12 +22,14 @@ from eclipse.defenses.avatar import AVATAR
 from eclipse.defenses.disentangling import Parts
 from eclipse.defenses.dvae import DVAE
 from eclipse.defenses.eclipse import ECLIPSE
+from eclipse.defenses.parameters import defense_with
 from eclipse.diffusion import presets
 from eclipse.diffusion import trusted as denoisers
 from eclipse.diffusion.checkpoint import save_denoiser
 from eclipse.diffusion.presets import FAST
 from eclipse.diffusion.trusted import train_denoiser
 from eclipse.errors import EclipseError
+from eclipse.parameters import parameters
 from eclipse.purification import arrays
 from eclipse.purification.arrays import purify
 from eclipse.purification.compensation import once
@@ -122,7 +124,7 @@ def test_once_writes_the_compensation_into_the_data_and_online_leaves_it_to_the_
     data, x = noisy_set(20, SHAPE), torch.rand(8, *SHAPE)
     purified = make_defense("eclipse-a").prepare(data, TRUSTED, Work(1))
     written = make_defense("eclipse", compensation="once").prepare(data, TRUSTED, Work(1))
-    assert np.array_equal(written.images, once(purified, p=FAST.p, sigma=FAST.noise, q=FAST.q, seed=1).images)
+    assert np.array_equal(written.images, once(purified, p=FAST.p, noise=FAST.noise, q=FAST.q, seed=1).images)
     assert torch.equal(augmented("eclipse", x, compensation="once"), x)
     online = make_defense("eclipse").prepare(data, TRUSTED, Work(1))
     assert np.array_equal(online.images, purified.images)
@@ -251,7 +253,7 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(name: str) -> No
         ("eclipse", {"compensation": "twice"}, "compensation 'twice'"),
         ("avatar", {"sigma": 0.6}, "out of range"),
         ("avatar", {"preset": "slow"}, "unknown preset"),
-        ("one-step", {"sigma": 0}, "noise sigma 0 of one-step"),
+        ("one-step", {"sigma": 0}, "noise level sigma 0/255 of one-step"),
         ("d-vae", {"epochs": 0}, "epochs 0 of D-VAE"),
         ("d-vae", {"lr": 0.0}, "learning rate 0 of D-VAE"),
     ],
@@ -260,6 +262,15 @@ def test_parameters_out_of_range_are_refused(name: str, fields: dict[str, Any], 
     with pytest.raises(EclipseError, match=words) as refused:
         make_defense(name, **fields)
     one_sentence(refused.value)
+
+
+@pytest.mark.parametrize("name", ["eclipse", "avatar", "one-step"])
+def test_noise_levels_are_given_and_read_in_8_bit_levels(name: str) -> None:
+    changed = defense_with(name, "small", ["sigma=12.75"])
+    assert changed == make_defense(name, scale="small", sigma=12.75 / 255)
+    assert str(parameters(changed)["sigma"]) == "12.75"
+    with pytest.raises(EclipseError, match="noise level sigma 300/255"):
+        defense_with(name, "small", ["sigma=300"])
 
 
 @pytest.mark.usefixtures("tiny_fast", "at_every_step")

@@ -151,7 +151,7 @@ OTHER: dict[str, dict[str, object]] = {
     "seed": {"--seed": 1},
     "compensation mode": {"--compensate": "once"},
     "compensation p": {"--p": 0.123},
-    "compensation sigma": {"--noise": 0.123},
+    "compensation noise": {"--noise": 0.123},
     "output format": {"--format": "webdataset"},
     "skip-bad": {"--skip-bad": None},
 }

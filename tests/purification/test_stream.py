@@ -212,7 +212,7 @@ def test_compensation_once_is_that_of_compensate(denoiser: Denoiser, tmp_path: P
     purify_source(source, denoiser, tmp_path / "out.npz", replace(JOB, once=(0.5, 0.1, 0.8)), batch=7)
     images = load_imageset(source, "a test")
     plain = purify(images.images, denoiser, ids=images.ids, seed=3, sigma=HOW.sigma)
-    expected = once(ImageSet(plain, images.ids), p=0.5, sigma=0.1, q=0.8, seed=3).images
+    expected = once(ImageSet(plain, images.ids), p=0.5, noise=0.1, q=0.8, seed=3).images
     np.testing.assert_array_equal(load_imageset(open_source(tmp_path / "out.npz"), "a test").images, expected)
     assert (expected != plain).any()
 

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -71,11 +70,6 @@ class SurrogateAttack(Attack):
     def surrogate(self, clean: ImageSet, work: Work) -> Classifier:
         """The untrained surrogate."""
         return new_surrogate(self.arch, clean, work)
-
-
-def levels(n: float) -> Any:
-    """A field for a length in pixels: n/255 by default, which people give and read in 8-bit levels."""
-    return field(default=n / 255, metadata={"levels": True})
 
 
 def check_radius(attack: str, radius: float) -> None:

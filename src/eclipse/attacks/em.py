@@ -6,12 +6,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius
 from eclipse.attacks.crafting.alternating import Alternation, Rounds, min_min
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.classifiers.fit import Recipe, make_optimizer
 from eclipse.classifiers.pgd import PGD
 from eclipse.data.imageset import ImageSet
+from eclipse.parameters import levels
 from eclipse.runs.state import Work
 
 _WHOLE = 0.01  # levels; a float16 that stands for 8 levels may be this much short of them

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius
 from eclipse.attacks.crafting.objectives import craft_pgd
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.surrogate import train_surrogate
@@ -14,6 +14,7 @@ from eclipse.attacks.crafting.transforms import flip_shift
 from eclipse.classifiers.fit import RECIPES, Recipe
 from eclipse.classifiers.pgd import PGD, Loss, adversary, cross_entropy
 from eclipse.data.imageset import ImageSet
+from eclipse.parameters import levels
 from eclipse.runs.state import Work
 
 _RECIPE = Recipe(epochs=10, batch=128, lr=0.1, weight_decay=5e-4)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
+from eclipse.attacks.attack import Attack, check_classes, check_radius
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.surrogate import craft_rows, train_surrogate
 from eclipse.classifiers.classifier import Classifier
@@ -18,6 +18,7 @@ from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
 from eclipse.errors import EclipseError
+from eclipse.parameters import levels
 from eclipse.runs.state import Work
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius
 from eclipse.attacks.crafting.alternating import Alternation, Moves, Rounds, poisoned
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.transforms import crop_flip
@@ -14,6 +14,7 @@ from eclipse.classifiers.fit import Recipe, make_optimizer
 from eclipse.classifiers.pgd import PGD, cross_entropy, pgd
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
+from eclipse.parameters import levels
 from eclipse.runs.state import Work
 
 

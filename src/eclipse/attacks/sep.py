@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius
 from eclipse.attacks.crafting.objectives import centroids, craft_pgd, feature_distance, present_classes
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.surrogate import train_surrogate
@@ -16,6 +16,7 @@ from eclipse.classifiers.fit import RECIPES, Recipe, unit_rows
 from eclipse.classifiers.pgd import PGD, Loss, cross_entropy, gradient, project
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError, unknown
+from eclipse.parameters import levels
 from eclipse.runs.state import Work
 
 VARIANTS = {"sep": 30, "fa": 30, "fa-vr": 15}

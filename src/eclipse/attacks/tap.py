@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius
 from eclipse.attacks.crafting.objectives import craft_pgd, present_classes
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.surrogate import row_groups, train_surrogate
@@ -19,6 +19,7 @@ from eclipse.classifiers.pgd import PGD, Loss, Transform, cross_entropy
 from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
+from eclipse.parameters import levels
 from eclipse.runs.state import Work
 
 _RECIPE = Recipe(

@@ -7,10 +7,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eclipse.attacks.attack import Attack, check_radius, levels
+from eclipse.attacks.attack import Attack, check_radius
 from eclipse.attacks.crafting.perturbation import perturb
 from eclipse.compute.randomness import stream
 from eclipse.data.imageset import ImageSet
+from eclipse.parameters import levels
 from eclipse.runs.state import Work
 
 

@@ -17,7 +17,7 @@ CLEAN is used to train a denoiser (no labels needed; 2% to 5% of the size of IMA
 PURIFIED.denoiser. PURIFIED has the layout, order, names and labels of IMAGES. What was done is in PURIFIED.run.json.
 An interrupted run goes on when the same command is given again.
 
-Then train on PURIFIED with `eclipse.Compensate(p, sigma, q)` among your training transforms (or purify with
+Then train on PURIFIED with `eclipse.Compensate(p, noise, q)` among your training transforms (or purify with
 --compensate once): grayscale and noise remove what purification leaves of low-frequency poisons.
 """
 

@@ -1,7 +1,7 @@
 """AVATAR: diffusion purification at a high noise level."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from eclipse.defenses.purifying import TrainedPurification, trained_purification
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.presets import preset_of
 from eclipse.diffusion.schedule import NoiseSchedule
-from eclipse.parameters import all_fields
+from eclipse.parameters import LEVELS, all_fields
 from eclipse.purification.algorithm import purification
 from eclipse.purification.arrays import purify_set
 from eclipse.runs.state import Work
@@ -45,7 +45,7 @@ class AVATAR(Defense):
     acts: ClassVar[str] = "data"
     trusted: ClassVar[str] = "a clean set"
     small: ClassVar[Mapping[str, Any]] = {"preset": "fast", "steps": 10}
-    sigma: float = NoiseSchedule("linear", 1000).sigma(99)
+    sigma: float = field(default=NoiseSchedule("linear", 1000).sigma(99), metadata=LEVELS)
     steps: int = 100
     sampler: str = "ancestral"
     denoiser: str | None = None

@@ -1,7 +1,7 @@
 """ECLIPSE: sparse diffusion purification, grayscale and noise."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from eclipse.defenses.dilution import Dilution
 from eclipse.defenses.purifying import TrainedPurification, trained_purification
 from eclipse.diffusion.presets import get_preset
 from eclipse.errors import EclipseError
-from eclipse.parameters import all_fields
+from eclipse.parameters import LEVELS, all_fields
 from eclipse.purification.compensation import Compensate, check_parameters, once
 from eclipse.runs.state import Work
 
@@ -51,7 +51,7 @@ class ECLIPSE(Defense):
     trusted: ClassVar[str] = "images"
     preset: str = "fast"
     parts: str = "ABC"
-    sigma: float | None = None
+    sigma: float | None = field(default=None, metadata=LEVELS)
     steps: int | None = None
     sampler: str | None = None
     p: float | None = None
@@ -77,8 +77,8 @@ class ECLIPSE(Defense):
         purified = self._purified(data, trusted, work)
         if self.compensation == "online" or self.parts == "A":
             return purified
-        p, sigma, q = self._corruption()
-        return once(purified, p=p, sigma=sigma, q=q, seed=work.seed)
+        p, noise, q = self._corruption()
+        return once(purified, p=p, noise=noise, q=q, seed=work.seed)
 
     def settings(self) -> dict[str, Any]:
         """All fields, with the preset's numbers in place of None."""

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense, need
 from eclipse.defenses.purifying import TrainedPurification, trained_purification
 from eclipse.errors import EclipseError
-from eclipse.parameters import all_fields
+from eclipse.parameters import LEVELS, all_fields
 from eclipse.runs.state import Work
 
 
@@ -36,14 +36,14 @@ class OneStep(Defense):
     acts: ClassVar[str] = "data"
     trusted: ClassVar[str] = "images"
     small: ClassVar[Mapping[str, Any]] = {"preset": "fast"}
-    sigma: float = 0.25
+    sigma: float = field(default=0.25, metadata=LEVELS)
     preset: str = "paper"
     iterations: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma <= 1:
             raise EclipseError(
-                f"noise sigma {self.sigma:g} of one-step; expected more than 0 and at most 1, on the [0, 1] scale"
+                f"noise level sigma {self.sigma * 255:g}/255 of one-step; expected more than 0 and at most 255 levels"
             )
         self._trained()
 

@@ -109,7 +109,7 @@ class Plan:
             "compensation": {
                 "mode": request.compensate,
                 "p": self.preset.p,
-                "sigma": self.preset.noise,
+                "noise": self.preset.noise,
                 "q": self.preset.q,
             },
             "seed": job.seed,
@@ -258,7 +258,7 @@ def tidy(plan: Plan) -> None:
 def closing(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """What to tell the user at the end: what was made, and what to do with it."""
     job, preset = plan.job, plan.preset
-    transform = f"eclipse.Compensate(p={preset.p:g}, sigma={preset.noise:g}, q={preset.q:g})"
+    transform = f"eclipse.Compensate(p={preset.p:g}, noise={preset.noise:g}, q={preset.q:g})"
     advice = "written into the images" if job.once else f"train with {transform}"
     return {
         "purified": f"{outcome.purified} images in {plan.request.out}",

@@ -85,7 +85,7 @@ class Job:
         seed: of the noise.
         device: where the network runs.
         format: None for the input's layout.
-        once: (p, sigma, q) of the compensation to write into the data; None to leave it to training time.
+        once: (p, noise, q) of the compensation to write into the data; None to leave it to training time.
         skip_bad: leave unreadable images out instead of stopping at the first.
     """
 
@@ -265,10 +265,10 @@ def _denoised(denoiser: Denoiser, batch: _Batch, job: Job) -> list[Item]:
     return items
 
 
-def _compensated(picture: Picture, id: str, p: float, sigma: float, q: float, seed: int) -> Picture:
+def _compensated(picture: Picture, id: str, p: float, noise: float, q: float, seed: int) -> Picture:
     """The picture with the compensation written into it; a gray one gets one plane of noise, not the mean of three."""
     stored = picture.rgb[:1] if picture.gray else picture.rgb
-    corrupted = once(ImageSet(stored[None], (id,)), p=p, sigma=sigma, q=q, seed=seed).images[0]
+    corrupted = once(ImageSet(stored[None], (id,)), p=p, noise=noise, q=q, seed=seed).images[0]
     return replace(picture, rgb=np.broadcast_to(corrupted, picture.rgb.shape))
 
 
