@@ -30,7 +30,7 @@ from eclipse.data.imageset import ImageSet
 from eclipse.data.source import load_imageset, open_source
 from eclipse.runs.files import write_json
 from eclipse.runs.manifest import versions
-from eclipse.runs.state import StageStep, State
+from eclipse.runs.state import StageStep, State, Work
 
 EPOCHS = 20
 
@@ -62,8 +62,7 @@ class Bench:
             if step.done == step.total or step.facts:
                 print(f"{name}: {step.stage} {step.done}/{step.total} {dict(step.facts)}", file=sys.stderr, flush=True)
 
-        crafting = State(self.args.cache / name, tell)
-        poisoned = attack.poison(self.train, seed=0, device=self.args.device, crafting=crafting)
+        poisoned = attack.craft(self.train, Work(0, self.args.device, State(self.args.cache / name, tell)))
         seconds = before + time.monotonic() - began
         temporary = kept.with_suffix(".partial.npz")
         np.savez(temporary, images=poisoned.images)

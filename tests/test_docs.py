@@ -25,7 +25,7 @@ from eclipse.cli import app
 from eclipse.data.picture import MAX_PIXELS
 from eclipse.diffusion import presets
 from eclipse.diffusion.presets import FAST
-from eclipse.diffusion.training import MIN_IMAGES
+from eclipse.diffusion.trusted import MIN_IMAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -154,7 +154,7 @@ def test_tables_are_those_of_results_and_code() -> None:
 def test_the_other_numbers_are_those_of_the_code() -> None:
     text = "".join(page.read_text() for page in FOLLOWED)
     assert set(re.findall(r"Compensate\(p=[^)]*\)", text)) == {
-        f"Compensate(p={FAST.p}, sigma={FAST.noise}, q={FAST.q})"
+        f"Compensate(p={FAST.p}, noise={FAST.noise}, q={FAST.q})"
     }
     assert f"Fewer than {MIN_IMAGES} are" in text
     assert f"more than {MAX_PIXELS:,} pixels" in text

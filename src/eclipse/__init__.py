@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from eclipse.diffusion.schedule import NoiseSchedule as NoiseSchedule
     from eclipse.diffusion.trusted import train_denoiser as train_denoiser
     from eclipse.errors import EclipseError as EclipseError
-    from eclipse.purification.algorithm import purify as purify
     from eclipse.purification.arrays import Purifier as Purifier
+    from eclipse.purification.arrays import purify as purify
     from eclipse.purification.compensation import Compensate as Compensate
 
 __version__ = "0.1.0"
@@ -30,7 +30,7 @@ _HOMES = {
     "Purifier": "eclipse.purification.arrays",
     "load_denoiser": "eclipse.diffusion.checkpoint",
     "open_source": "eclipse.data.source",
-    "purify": "eclipse.purification.algorithm",
+    "purify": "eclipse.purification.arrays",
     "save_denoiser": "eclipse.diffusion.checkpoint",
     "train_denoiser": "eclipse.diffusion.trusted",
 }

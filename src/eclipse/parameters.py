@@ -1,5 +1,6 @@
 """The parameters of attacks and defenses as people give and read them: flat names, ``eps`` for a radius, levels."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -9,6 +10,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from eclipse.errors import EclipseError, unknown
 
 EPS = "eps"  # what people call the field ``radius``
+
+LEVELS = {"levels": True}  # metadata of a field on the [0, 1] scale that people give and read in 8-bit levels
 
 _WORDS = {NoneType: "none", bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 _TRUTH = {"true": True, "false": False}
@@ -40,6 +43,11 @@ class Parameter:
             return str(self.value).lower()
         value = self.value * 255 if self.levels else self.value
         return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def levels(n: float) -> Any:
+    """A field for a length in pixels: n/255 by default, which people give and read in 8-bit levels."""
+    return dataclasses.field(default=n / 255, metadata=LEVELS)
 
 
 def parameters(owner: Any) -> dict[str, Parameter]:

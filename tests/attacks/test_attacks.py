@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from eclipse.attacks import make_attack
 from eclipse.attacks.attack import Attack
 from eclipse.attacks.crafting.ar_process import CROP, Float32, processes, published, responses, simulate, start_shape
-from eclipse.attacks.crafting.perturbation import apply, bound, measure
+from eclipse.attacks.crafting.perturbation import bound, measure
 from eclipse.classifiers.pgd import scaled_radius
 from eclipse.compute.randomness import normal_like, stream
 from eclipse.data.imageset import ImageSet
+from eclipse.data.pixels import add
 from eclipse.errors import EclipseError
 
 MODEL_FREE = ("urp", "lsp", "ar")
@@ -119,12 +120,12 @@ def spectrum(delta: NDArray[np.float64]) -> list[float]:
 def test_apply_adds_signed_values_rounds_them_and_clips() -> None:
     clean = np.array([100, 100, 100, 100, 2, 250, 0, 255], np.uint8)
     levels = np.array([2.4, 2.6, -2.4, -2.6, -8, 8, 8, -8])
-    assert apply(clean, levels / 255).tolist() == [102, 103, 98, 97, 0, 255, 8, 247]
+    assert add(clean, levels / 255).tolist() == [102, 103, 98, 97, 0, 255, 8, 247]
 
 
 def test_apply_has_no_bias_where_truncation_darkens_by_half_a_level(rng: np.random.Generator) -> None:
     clean = np.full(100_000, 128, np.uint8)
-    moved = apply(clean, rng.uniform(-8, 8, clean.shape) / 255).astype(float) - 128
+    moved = add(clean, rng.uniform(-8, 8, clean.shape) / 255).astype(float) - 128
     assert abs(moved.mean()) < 0.06  # 4 standard errors of 4.6/sqrt(1e5)
 
 

@@ -21,7 +21,7 @@ from eclipse.attacks.pil import PIL
 from eclipse.classifiers.pgd import scaled_radius
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import StageStep, State
+from eclipse.runs.state import StageStep, State, Work
 
 SMALL = (3, 8, 8)
 
@@ -252,7 +252,7 @@ def test_pil_takes_away_from_an_image_what_its_class_looks_like() -> None:
 def test_pil_counts_its_passes() -> None:
     attack = PIL()
     assert attack.passes() == 30 + 2 * 30
-    network = attack.surrogate(gray_set(4, SMALL, classes=4), seed=0, device="cpu")
+    network = attack.surrogate(gray_set(4, SMALL, classes=4), Work())
     assert network(torch.zeros(2, *SMALL)).shape == (2, 4)
     assert [tuple(weight.shape) for weight in network.parameters()] == [(4, 192), (4, 4)], "no biases"
 
@@ -287,8 +287,8 @@ def test_pil_goes_on_after_a_kill_and_ends_with_the_same_bytes(
             raise Killed
 
     with pytest.raises(Killed):
-        attack.poison(clean, seed=0, crafting=State(tmp_path, die))
-    resumed = attack.poison(clean, seed=0, crafting=State(tmp_path, steps.append))
+        attack.craft(clean, Work(state=State(tmp_path, die)))
+    resumed = attack.craft(clean, Work(state=State(tmp_path, steps.append)))
     assert np.array_equal(resumed.images, attack.poison(clean, seed=0).images)
     assert [step.stage for step in steps].count("surrogate") == 3, "no epoch is trained twice"
     assert steps[-1] == StageStep("noise", 20, 20, {})

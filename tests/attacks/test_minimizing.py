@@ -27,7 +27,7 @@ from eclipse.data.pixels import to_unit
 from eclipse.diffusion.presets import PAPER
 from eclipse.errors import EclipseError
 from eclipse.purification.compensation import Compensate
-from eclipse.runs.state import StageStep, State
+from eclipse.runs.state import StageStep, State, Work
 
 SHAPE = (3, 16, 16)
 RECIPE = Recipe(epochs=3, batch=4, lr=0.1)
@@ -59,8 +59,8 @@ def unit(data: ImageSet) -> tuple[Tensor, Tensor]:
 
 def crafted(attack: Attack, clean: ImageSet, folder: Path) -> tuple[ImageSet, nn.Module]:
     """The poisoned set, and the surrogate as the crafting left it."""
-    poisoned = attack.poison(clean, seed=0, crafting=State(folder))
-    network, found = attack.surrogate(clean, seed=0, device="cpu"), State(folder).load("surrogate")
+    poisoned = attack.craft(clean, Work(state=State(folder)))
+    network, found = attack.surrogate(clean, Work()), State(folder).load("surrogate")
     assert network is not None and found is not None
     state = {name.removeprefix("network."): value for name, value in found[0].items() if name.startswith("network.")}
     network.load_state_dict(state)
@@ -144,7 +144,7 @@ def test_a_crafting_killed_again_and_again_ends_with_the_same_bytes(
         folder, kills[k] = tmp_path / str(k), 0
         while True:
             try:
-                poisoned = attack.poison(clean, seed=0, crafting=Killer(folder, k + kills[k] % 4))
+                poisoned = attack.craft(clean, Work(state=Killer(folder, k + kills[k] % 4)))
                 break
             except Killed:
                 kills[k] += 1
@@ -156,8 +156,8 @@ def test_a_crafting_killed_again_and_again_ends_with_the_same_bytes(
 @every_attack
 def test_a_finished_crafting_is_not_done_again(attack: Attack, tmp_path: Path) -> None:
     clean, told = smooth_set(20), list[StageStep]()
-    first = attack.poison(clean, seed=0, crafting=State(tmp_path)).images
-    assert np.array_equal(attack.poison(clean, seed=0, crafting=State(tmp_path, told.append)).images, first)
+    first = attack.craft(clean, Work(state=State(tmp_path))).images
+    assert np.array_equal(attack.craft(clean, Work(state=State(tmp_path, told.append))).images, first)
     assert "surrogate" not in [step.stage for step in told], "it trained"
 
 
@@ -259,7 +259,7 @@ def test_rem_brings_the_surrogates_loss_to_near_zero_under_crops_and_flips(tmp_p
 def test_rem_starts_anew_each_time_and_trains_on_an_adversary_within_its_radius() -> None:
     clean = smooth_set(8)
     attack = make_attack("rem", scale="small", pad=0)
-    network = attack.surrogate(clean, seed=0, device="cpu")
+    network = attack.surrogate(clean, Work())
     assert network is not None
     network.eval().requires_grad_(False)
     moves: Moves = attack._moves(network)  # type: ignore[attr-defined]
@@ -324,7 +324,7 @@ def test_the_surrogate_of_adp_is_a_u_net_whose_fresh_last_layer_gives_classes(
     arch: str, channels: int, small_paper: None
 ) -> None:
     clean = smooth_set(6, (channels, 16, 16), classes=3)
-    network = make_attack("adp", arch=arch).surrogate(clean, seed=0, device="cpu")
+    network = make_attack("adp", arch=arch).surrogate(clean, Work())
     assert network is not None
     logits = network(unit(clean)[0])
     assert logits.shape == (6, 3) and logits.std(dim=0).min() > 0, "a last layer of zeros would give zeros"
@@ -368,8 +368,9 @@ def alternation(
     network, told = network or Pooled(), list[StageStep]()
     moves = moves or min_min(network, PGD(8 / 255, 2 / 255, 2))
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    crafting = State(None, told.append)
-    return Alternation(network, optimizer, clean or smooth_set(11), rounds, moves, crafting, 0, "cpu"), told
+    return Alternation(
+        network, optimizer, clean or smooth_set(11), rounds, moves, Work(state=State(None, told.append))
+    ), told
 
 
 def still(x: Tensor, y: Tensor, noise: Tensor) -> Tensor:

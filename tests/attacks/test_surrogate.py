@@ -18,16 +18,16 @@ from eclipse.attacks import make_attack, tap
 from eclipse.attacks.attack import Attack
 from eclipse.attacks.crafting import surrogate as crafting_module
 from eclipse.attacks.crafting.objectives import centroids, feature_distance, present_classes
-from eclipse.attacks.crafting.perturbation import apply, measure
+from eclipse.attacks.crafting.perturbation import measure
 from eclipse.attacks.crafting.transforms import flip_shift
 from eclipse.attacks.efp import _distance_to_nearest_other
 from eclipse.classifiers.classifier import Classifier
 from eclipse.classifiers.fit import Recipe
 from eclipse.classifiers.pgd import PGD, Loss, adversary, cross_entropy
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pixels import to_unit
+from eclipse.data.pixels import add, to_unit
 from eclipse.errors import EclipseError
-from eclipse.runs.state import StageStep, State
+from eclipse.runs.state import StageStep, State, Work
 
 QUICK = Recipe(epochs=6, batch=8, lr=0.02, pad=0, flip=False)
 HASTY = Recipe(epochs=2, batch=8, lr=0.05)
@@ -89,12 +89,12 @@ class Poisoned:
     ) -> None:
         self.clean = tinted(64, amplitude=amplitude)
         self.attack = make_attack(name, scale="small", recipe=replace(QUICK, pad=pad), **fields)
-        self.after = self.attack.poison(self.clean, seed=0, crafting=State(folder))
+        self.after = self.attack.craft(self.clean, Work(state=State(folder)))
         self.surrogates = [self._kept(folder, epoch) for epoch in epochs]
 
     def _kept(self, folder: Path, epoch: int) -> Classifier:
         found = State(folder).load(f"surrogate {epoch}")
-        network = self.attack.surrogate(self.clean, seed=0, device="cpu")
+        network = self.attack.surrogate(self.clean, Work())
         assert found is not None and isinstance(network, Classifier)
         network.load_state_dict(found[0])
         return network.eval().requires_grad_(False)
@@ -110,8 +110,8 @@ def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 def undisturbed(name: str) -> tuple[ImageSet, tuple[str, ...]]:
     """A crafting of ``clipped(20)`` with seed 0 that keeps no state, and the stages of its steps."""
     stages: list[str] = []
-    crafting = State(on_step=lambda step: stages.append(step.stage))
-    return hasty(name).poison(clipped(20), seed=0, crafting=crafting), tuple(stages)
+    state = State(on_step=lambda step: stages.append(step.stage))
+    return hasty(name).craft(clipped(20), Work(state=state)), tuple(stages)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def killed(name: str, folder: Path, step: int) -> int:
             raise Killed
 
     with pytest.raises(Killed):
-        hasty(name).poison(clipped(20), seed=0, crafting=State(folder, on_step))
+        hasty(name).craft(clipped(20), Work(state=State(folder, on_step)))
     return len(told)
 
 
@@ -196,7 +196,7 @@ def test_a_crafting_killed_anywhere_and_run_again_gives_the_same_bytes(name: str
     assert len(stages) >= 5 and len(set(stages)) >= 2, "both stages, in several parts"
     for step in (1, 3, len(stages) - 1):
         killed(name, tmp_path / str(step), step)
-        again = hasty(name).poison(clipped(20), seed=0, crafting=State(tmp_path / str(step)))
+        again = hasty(name).craft(clipped(20), Work(state=State(tmp_path / str(step))))
         assert np.array_equal(again.images, expected.images), stages[step - 1]
 
 
@@ -204,7 +204,7 @@ def test_a_crafting_can_be_killed_again_and_again(tmp_path: Path) -> None:
     expected, _ = undisturbed("hypo")
     for _ in range(2):
         killed("hypo", tmp_path, 1)
-    again = hasty("hypo").poison(clipped(20), seed=0, crafting=State(tmp_path))
+    again = hasty("hypo").craft(clipped(20), Work(state=State(tmp_path)))
     assert np.array_equal(again.images, expected.images)
 
 
@@ -236,17 +236,17 @@ def test_tap_takes_the_next_class_that_the_set_has(monkeypatch: pytest.MonkeyPat
 def test_tap_keeps_the_restart_of_lowest_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clean, losses = clipped(20), iter([0.5, 0.2, 0.3])
     monkeypatch.setattr(tap, "_mean_loss", lambda *args: next(losses))
-    after = hasty("tap", restarts=3).poison(clean, seed=0, crafting=State(tmp_path))
+    after = hasty("tap", restarts=3).craft(clean, Work(state=State(tmp_path)))
     noises = [State(tmp_path).load(f"restart {i} 0") for i in (1, 2, 3)]
-    images = [apply(clean.images[:8], noise[0]["noise"].float().numpy()) for noise in noises if noise]
+    images = [add(clean.images[:8], noise[0]["noise"].float().numpy()) for noise in noises if noise]
     assert [np.array_equal(after.images[:8], other) for other in images] == [False, True, False]
 
 
 def test_the_loss_of_a_restart_is_the_mean_over_the_whole_set() -> None:
-    data, network = clipped(20), hasty("tap").surrogate(clipped(20), seed=0, device="cpu")
+    data, network = clipped(20), hasty("tap").surrogate(clipped(20), Work())
     assert network is not None
     targets = torch.arange(20) % 7
-    found = tap._mean_loss(network.eval(), data, targets, lambda x: x, 0, "cpu")
+    found = tap._mean_loss(network.eval(), data, targets, lambda x: x, Work())
     assert found == pytest.approx(F.cross_entropy(network(pixels(data)), targets).item(), rel=1e-4)
 
 
@@ -306,7 +306,7 @@ def test_the_inner_steps_of_sep_add_up_gradients_along_the_way(poisoned: Callabl
 def test_the_checkpoints_of_sep_are_equally_spaced_and_as_many_as_published(tmp_path: Path) -> None:
     assert make_attack("sep")._epochs() == tuple(range(4, 121, 4))
     assert make_attack("sep", variant="fa-vr")._epochs() == tuple(range(8, 121, 8))
-    hasty("sep", recipe=Recipe(epochs=5, batch=8, lr=0.05)).poison(clipped(20), seed=0, crafting=State(tmp_path))
+    hasty("sep", recipe=Recipe(epochs=5, batch=8, lr=0.05)).craft(clipped(20), Work(state=State(tmp_path)))
     assert sorted(file.stem for file in tmp_path.glob("surrogate-*")) == ["surrogate-2", "surrogate-5"]
 
 
@@ -394,7 +394,7 @@ def test_the_surrogate_is_trained_against_its_adversary(name: str, tmp_path: Pat
         told: list[StageStep] = []
         lengths = {field: radius, field[:-6] + "step": radius, field[:-6] + "steps": 1}
         attack = make_attack(name, scale="small", recipe=QUICK, steps=1, **lengths)
-        attack.poison(tinted(64, amplitude=20), seed=0, crafting=State(on_step=told.append))
+        attack.craft(tinted(64, amplitude=20), Work(state=State(on_step=told.append)))
         accuracies.append([step for step in told if step.stage == "surrogate"][-1].facts["accuracy"])
     assert accuracies[0] > 0.9 > 0.7 > accuracies[1], "nothing to learn in so large a ball"
 
@@ -402,7 +402,7 @@ def test_the_surrogate_is_trained_against_its_adversary(name: str, tmp_path: Pat
 def test_centroids_are_the_mean_embeddings_of_the_classes_there_are() -> None:
     clean = clipped(23, 3)
     gaps = ImageSet(clean.images, clean.ids, np.array([1, 4, 6])[labels_of(clean)])
-    network = hasty("sep").surrogate(gaps, seed=0, device="cpu")
+    network = hasty("sep").surrogate(gaps, Work())
     assert isinstance(network, Classifier)
     embedding = network.eval().requires_grad_(False).embed(pixels(gaps))
     expected = torch.stack([embedding[labels_of(gaps) == label].mean(0) for label in (1, 4, 6)])
@@ -439,7 +439,7 @@ def test_the_learning_rates_are_the_published_ones() -> None:
 def test_small_is_small(name: str) -> None:
     attack = make_attack(name, scale="small")
     assert attack.passes() <= 100
-    network = attack.surrogate(clipped(20), seed=0, device="cpu")
+    network = attack.surrogate(clipped(20), Work())
     assert network is not None and sum(p.numel() for p in network.parameters()) < 500_000
 
 

@@ -21,7 +21,7 @@ from eclipse.classifiers.pgd import PGD, gradient, pgd, project
 from eclipse.classifiers.small import SmallNet
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import StageStep, State
+from eclipse.runs.state import StageStep, State, Work
 
 RADIUS = 8 / 255
 SHAPE = (3, 5, 4)
@@ -284,30 +284,30 @@ def test_gradients_pass_the_transformations(transform: Callable[[Tensor], Tensor
 
 
 def test_a_stage_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
-    crafting = State(tmp_path / "state")
+    state = State(tmp_path / "state")
     tensors = {"a": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), "b": torch.tensor(7)}
-    assert crafting.load("noise 0") is None
-    crafting.save("noise 0", tensors, {"epoch": 3, "best": 0.5})
+    assert state.load("noise 0") is None
+    state.save("noise 0", tensors, {"epoch": 3, "best": 0.5})
     found = State(tmp_path / "state").load("noise 0")
     assert found is not None and found[1] == {"epoch": 3, "best": 0.5}
     assert all(torch.equal(found[0][name], tensors[name]) for name in tensors) and len(found[0]) == 2
-    assert crafting.load("noise 1") is None
+    assert state.load("noise 1") is None
 
 
 def test_a_crafting_without_a_folder_keeps_nothing() -> None:
-    crafting = State()
-    crafting.save("noise", {"a": torch.zeros(1)}, {})
-    assert crafting.load("noise") is None
+    state = State()
+    state.save("noise", {"a": torch.zeros(1)}, {})
+    assert state.load("noise") is None
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\xff" * len(b)])
 def test_a_damaged_state_is_named_with_the_remedy(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    crafting = State(tmp_path)
-    crafting.save("noise", {"a": torch.zeros(100)}, {})
+    state = State(tmp_path)
+    state.save("noise", {"a": torch.zeros(100)}, {})
     (file,) = tmp_path.iterdir()
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(EclipseError) as caught:
-        crafting.load("noise")
+        state.load("noise")
     assert f"{file} cannot be read" in str(caught.value) and f"delete {tmp_path} to start anew" in str(caught.value)
 
 
@@ -347,11 +347,9 @@ def shaken(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return x + 0.05 * torch.randn_like(x).sign()
 
 
-def surrogates(crafting: State, **changes: Any) -> list[Classifier]:
+def surrogates(state: State, **changes: Any) -> list[Classifier]:
     options = {"augment": noisy, "adversary": shaken, "keep": (1, 3)} | changes
-    return train_surrogate(
-        new_surrogate("small", labelled(), 0, "cpu"), labelled(), QUICK, crafting, seed=0, device="cpu", **options
-    )
+    return train_surrogate(new_surrogate("small", labelled(), Work()), labelled(), QUICK, Work(state=state), **options)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
@@ -366,7 +364,7 @@ def test_a_training_killed_after_any_epoch_ends_with_the_same_checkpoints(tmp_pa
 
 
 def test_checkpoints_are_the_network_after_their_epochs_and_the_last_by_default() -> None:
-    network = new_surrogate("small", labelled(), 0, "cpu")
+    network = new_surrogate("small", labelled(), Work())
     states = [weights(network) for _ in fit(network, labelled(), QUICK, seed=0, augment=noisy, adversary=shaken)]
     assert [weights(f) for f in surrogates(State(), keep=(1, 3))] == [states[0], states[2]]
     assert [weights(f) for f in surrogates(State(), keep=())] == [states[3]]
@@ -382,10 +380,10 @@ def test_surrogates_are_frozen_and_told_of() -> None:
 
 
 def test_the_seed_alone_decides_a_fresh_surrogate() -> None:
-    first = weights(new_surrogate("small", labelled(), 0, "cpu"))
+    first = weights(new_surrogate("small", labelled(), Work()))
     torch.rand(3)
-    assert weights(new_surrogate("small", labelled(), 0, "cpu")) == first
-    assert weights(new_surrogate("small", labelled(), 1, "cpu")) != first
+    assert weights(new_surrogate("small", labelled(), Work())) == first
+    assert weights(new_surrogate("small", labelled(), Work(1))) != first
 
 
 # --- the noise of all rows --------------------------------------------------------------------------------
@@ -395,8 +393,8 @@ def draw(rows: slice) -> Tensor:
     return torch.rand(rows.stop - rows.start, 3, 16, 16)
 
 
-def rows_of(crafting: State, craft: Callable[[slice], Tensor] = draw, **changes: Any) -> bytes:
-    noise = craft_rows(labelled(20), crafting, craft, **{"seed": 0, "device": "cpu", **changes})
+def rows_of(state: State, craft: Callable[[slice], Tensor] = draw, seed: int = 0, stage: str = "noise") -> bytes:
+    noise = craft_rows(labelled(20), Work(seed, state=state), craft, stage=stage)
     assert noise.dtype == np.float16 and noise.shape == (20, 3, 16, 16)
     return noise.tobytes()
 
@@ -438,8 +436,8 @@ def test_a_group_draws_by_seed_stage_and_place_alone() -> None:
 @pytest.mark.usefixtures("groups_of_8")
 def test_stages_are_kept_apart_and_told_of(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    crafting = State(tmp_path, lambda step: told.append((step.stage, step.done, step.total)))
-    kept = [rows_of(crafting, stage=stage) for stage in ("restart 1", "restart 2")]
+    state = State(tmp_path, lambda step: told.append((step.stage, step.done, step.total)))
+    kept = [rows_of(state, stage=stage) for stage in ("restart 1", "restart 2")]
     assert told == [(stage, done, 20) for stage in ("restart 1", "restart 2") for done in (8, 16, 20)]
     assert kept == [rows_of(State(), stage=stage) for stage in ("restart 1", "restart 2")]
 
@@ -527,7 +525,7 @@ def test_what_an_adversary_computes_leaves_no_gradient_behind() -> None:
 
 @pytest.mark.parametrize("done", [1, 2, 3])
 def test_training_goes_on_from_any_epoch_to_the_same_bytes(done: int) -> None:
-    network = new_surrogate("small", labelled(), 0, "cpu")
+    network = new_surrogate("small", labelled(), Work())
     optimizer = make_optimizer(network, QUICK)
     epochs = fit(network, labelled(), QUICK, seed=0, augment=noisy, optimizer=optimizer)
     for _ in range(done):

@@ -29,7 +29,7 @@ from eclipse.bench.sets import load_sets
 from eclipse.data.imageset import ImageSet
 from eclipse.diffusion.presets import FAST, PRESETS
 from eclipse.errors import EclipseError
-from eclipse.runs.state import StageStep, State
+from eclipse.runs.state import StageStep, State, Work
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 COMMAND = str(Path(sys.executable).with_name("eclipse"))
@@ -206,7 +206,7 @@ def test_the_large_clean_set_is_kept_apart_from_the_test_images_and_is_what_avat
     grid = grid_of(data, named, ('"mixup"', '"mixup", "avatar"'))
     bench, got = bench_of(data, grid), list[ImageSet]()
 
-    def prepare(self: object, images: ImageSet, trusted: ImageSet, **_: object) -> ImageSet:
+    def prepare(self: object, images: ImageSet, trusted: ImageSet, work: Work) -> ImageSet:
         got.append(trusted)
         return images
 
@@ -247,9 +247,9 @@ def test_what_is_made_is_made_once_and_read_back_as_it_was(tmp_path: Path) -> No
     images = ImageSet(some_images(3), ("a", "b/c", "ü"), np.array([0, 1, 0]), ("cat", "dog"))
     made: list[State] = []
 
-    def make(stages: State) -> ImageSet:
-        made.append(stages)
-        stages.tell("half", 1, 2)
+    def make(state: State) -> ImageSet:
+        made.append(state)
+        state.tell("half", 1, 2)
         return images
 
     told: list[StageStep] = []
@@ -266,8 +266,8 @@ def test_what_is_made_is_made_once_and_read_back_as_it_was(tmp_path: Path) -> No
 def test_two_at_a_time_make_a_set_once(tmp_path: Path) -> None:
     made: list[State] = []
 
-    def make(stages: State) -> ImageSet:
-        made.append(stages)
+    def make(state: State) -> ImageSet:
+        made.append(state)
         time.sleep(0.3)
         return ImageSet.from_arrays(some_images(2))
 
@@ -283,10 +283,10 @@ def test_two_at_a_time_make_a_set_once(tmp_path: Path) -> None:
 def test_a_making_that_was_killed_goes_on_and_its_seconds_add_up(tmp_path: Path) -> None:
     cache, folders = Cache(tmp_path / "cache"), list[Path | None]()
 
-    def make(stages: State) -> ImageSet:
-        folders.append(stages.folder)
+    def make(state: State) -> ImageSet:
+        folders.append(state.folder)
         time.sleep(0.2)
-        stages.tell("half", 1, 2)
+        state.tell("half", 1, 2)
         if len(folders) == 1:
             raise KeyboardInterrupt
         return ImageSet.from_arrays(some_images(2))
@@ -298,9 +298,9 @@ def test_a_making_that_was_killed_goes_on_and_its_seconds_add_up(tmp_path: Path)
 
 
 def test_the_seconds_of_a_denoiser_are_told_apart_from_those_of_the_set(tmp_path: Path) -> None:
-    def make(stages: State) -> ImageSet:
+    def make(state: State) -> ImageSet:
         time.sleep(0.2)
-        stages.tell("denoiser", 1, 1, seconds=77.0)
+        state.tell("denoiser", 1, 1, seconds=77.0)
         time.sleep(0.1)
         return ImageSet.from_arrays(some_images(2))
 
@@ -318,7 +318,7 @@ def test_a_damaged_set_in_the_cache_is_named_with_the_remedy(tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(EclipseError, match=r"cannot be read .*; delete it, and it is made anew"):
         cache.load(fingerprint)
-    cache.made("poisoned", {}, lambda stages: ImageSet.from_arrays(some_images(2)), quiet)
+    cache.made("poisoned", {}, lambda state: ImageSet.from_arrays(some_images(2)), quiet)
     (path,) = (tmp_path / "cache" / "poisoned").glob("*.npz")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(EclipseError, match=r"cannot be read .*; delete it, and it is made anew"):
@@ -339,7 +339,7 @@ def test_cells_share_the_poison_and_the_prepared_set(data: Path, monkeypatch: py
     from eclipse.defenses.iss import ISSG
 
     calls: list[str] = []
-    for cls, name in ((EM, "poison"), (ISSG, "prepare")):
+    for cls, name in ((EM, "craft"), (ISSG, "prepare")):
         work: Callable[..., Any] = getattr(cls, name)
         monkeypatch.setattr(
             cls, name, lambda self, *a, work=work, name=name, **o: calls.append(name) or work(self, *a, **o)
@@ -348,7 +348,7 @@ def test_cells_share_the_poison_and_the_prepared_set(data: Path, monkeypatch: py
     results = [
         bench.run(Choice("em", defense, "small", seed), quiet) for defense in ("none", "iss-g") for seed in (0, 1)
     ]
-    assert calls == ["poison", "prepare"]
+    assert calls == ["craft", "prepare"]
     assert [r["seconds"]["poison shared"] for r in results] == [False, True, True, True]
     assert [r["seconds"]["prepare shared"] for r in results] == [False, False, False, True]
     assert len({r["attack"]["fingerprint"] for r in results}) == 1

@@ -40,7 +40,7 @@ from eclipse.diffusion.training import TrainStep
 from eclipse.jobs import doctor
 from eclipse.jobs import purify as purify_job
 from eclipse.purification import shards, stream
-from eclipse.purification.algorithm import purify
+from eclipse.purification.arrays import purify
 from eclipse.purification.compensation import once
 from eclipse.purification.stream import Progress
 from eclipse.runs import manifest as manifests
@@ -291,7 +291,7 @@ $ eclipse purify images --denoiser denoiser --out out --batch 0
 $ eclipse purify images --denoiser denoiser --out out --p 40
 grayscale probability 40; expected 0 to 1
 $ eclipse purify images --denoiser denoiser --out out --noise 12.8
-noise sigma 12\.8 looks like 8-bit levels; expected a value on the \[0, 1\] scale
+noise 12\.8 looks like 8-bit levels; expected a value on the \[0, 1\] scale
 $ eclipse purify images --denoiser denoiser --out out --compensate twice
 --compensate 'twice'; expected online or once
 $ eclipse purify images --denoiser denoiser --out out --sampler ancestrl
@@ -543,7 +543,7 @@ def test_compensation_may_be_written_into_the_images(place: Path, command: Comma
     assert said.code == 0 and "written into the images" in said.out
     before, after = (load_imageset(open_source(spec), "a test") for spec in ("images", "out"))
     plain = purify(before.images, load_denoiser(Path("denoiser")), ids=before.ids, seed=2)
-    expected = once(ImageSet(plain, before.ids), p=0.5, sigma=0.1, q=0.8, seed=2)
+    expected = once(ImageSet(plain, before.ids), p=0.5, noise=0.1, q=0.8, seed=2)
     np.testing.assert_array_equal(after.images, expected.images)
 
 

@@ -20,7 +20,7 @@ from eclipse.defenses import make_defense
 from eclipse.defenses.mixup import draw_share
 from eclipse.defenses.op import _distortion, orthonormal, project
 from eclipse.errors import EclipseError
-from eclipse.runs.state import StageStep, State
+from eclipse.runs.state import StageStep, State, Work
 
 BATCHWISE = ("cutout", "mixup", "cutmix", "op")
 SHAPES = [(3, 32, 32), (3, 16, 24), (1, 16, 16), (4, 24, 16)]
@@ -193,30 +193,30 @@ def pillow(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("quality", [10, 90])
 def test_iss_j_gives_pillows_bytes(shape: tuple[int, ...], quality: int) -> None:
     data = noise_set(6, shape)
-    compressed = make_defense("iss-j", quality=quality).prepare(data).images
+    compressed = make_defense("iss-j", quality=quality).prepare(data, None, Work()).images
     assert compressed.tobytes() == np.stack([pillow(image, quality) for image in data.images]).tobytes()
     assert make_defense("iss-j").quality == 10
 
 
 def test_iss_g_is_the_luma_on_all_channels() -> None:
     data = noise_set(6, (3, 16, 24))
-    gray = make_defense("iss-g").prepare(data).images
+    gray = make_defense("iss-g").prepare(data, None, Work()).images
     luma = np.einsum("c,nchw->nhw", (0.299, 0.587, 0.114), data.images)
     assert gray.shape == data.images.shape
     for channel in range(3):
         assert np.abs(gray[:, channel] - luma).max() <= 0.5 + 1e-2, "rounded"
-    assert np.array_equal(gray, make_defense("iss-g").prepare(data.with_images(gray)).images)
+    assert np.array_equal(gray, make_defense("iss-g").prepare(data.with_images(gray), None, Work()).images)
 
 
 def test_iss_g_leaves_one_channel_as_it_is() -> None:
     data = noise_set(3, (1, 8, 9))
-    assert np.array_equal(make_defense("iss-g").prepare(data).images, data.images)
+    assert np.array_equal(make_defense("iss-g").prepare(data, None, Work()).images, data.images)
 
 
 @pytest.mark.parametrize("name", ["iss-g", "iss-j"])
 def test_iss_refuses_images_that_are_neither_gray_nor_rgb(name: str) -> None:
     with pytest.raises(EclipseError, match="images of 4 channels for ISS") as refused:
-        make_defense(name).prepare(noise_set(3, (4, 8, 8)))
+        make_defense(name).prepare(noise_set(3, (4, 8, 8)), None, Work())
     one_sentence(refused.value)
 
 
@@ -262,13 +262,13 @@ def test_op_removes_a_planted_pattern(
     if sorted_by_class:
         data = data[np.argsort(data.require_labels("test"), kind="stable")]
     assert strength(data, patterns) == pytest.approx(16, abs=0.5)
-    projected = make_defense("op", batch=10, lr=lr).prepare(data)
+    projected = make_defense("op", batch=10, lr=lr).prepare(data, None, Work())
     assert abs(strength(projected, patterns)) < 1.6
 
 
 def test_op_removes_one_direction_a_class_and_nothing_else() -> None:
     data, _ = planted(80, (3, 16, 16), classes=4)
-    projected = make_defense("op", batch=20).prepare(data).images
+    projected = make_defense("op", batch=20).prepare(data, None, Work()).images
     removed = (data.images.astype(float) - projected).reshape(80, -1)
     sizes = np.linalg.svd(removed, compute_uv=False)
     rounding = 0.29 * (np.sqrt(80) + np.sqrt(768))  # the largest singular value of uniform errors of up to half a level
@@ -284,7 +284,7 @@ def test_op_clips_and_rounds_what_it_stores(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("eclipse.defenses.op.project", recorded)
     monkeypatch.setattr("eclipse.defenses.op._ROWS", 16)
-    stored = make_defense("op", batch=10).prepare(noise_set(40)).images
+    stored = make_defense("op", batch=10).prepare(noise_set(40), None, Work()).images
     levels = torch.cat(exact).numpy() * 255
     assert levels.min() < -5 and levels.max() > 260
     assert np.abs(stored - levels.clip(0, 255)).max() <= 0.5 + 1e-3
@@ -292,10 +292,10 @@ def test_op_clips_and_rounds_what_it_stores(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_op_depends_on_the_seed_and_on_nothing_else() -> None:
     data, defense = noise_set(40), make_defense("op", scale="small", epochs=2)
-    first = defense.prepare(data, seed=1).images
+    first = defense.prepare(data, None, Work(1)).images
     torch.rand(3)
-    assert np.array_equal(first, defense.prepare(data, seed=1).images)
-    assert not np.array_equal(first, defense.prepare(data, seed=2).images)
+    assert np.array_equal(first, defense.prepare(data, None, Work(1)).images)
+    assert not np.array_equal(first, defense.prepare(data, None, Work(2)).images)
 
 
 def test_op_trains_its_linear_classifier_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +307,7 @@ def test_op_trains_its_linear_classifier_as_published(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("eclipse.defenses.op.fit", recorded)
     data = noise_set(20, classes=5)
-    make_defense("op").prepare(data)
+    make_defense("op").prepare(data, None, Work())
     network, shown, recipe = seen[0]
     assert shown is data and [weight.shape for weight in network.parameters()] == [(5, 768)], "raw pixels, no bias"
     assert (recipe.epochs, recipe.batch, recipe.momentum, recipe.weight_decay) == (20, 1024, 0, 0)
@@ -319,7 +319,8 @@ def test_op_trains_its_linear_classifier_as_published(monkeypatch: pytest.Monkey
 
 def test_op_tells_its_progress() -> None:
     told: list[StageStep] = []
-    make_defense("op", epochs=20, batch=10).prepare(planted(40, (3, 8, 8), 4)[0], stages=State(None, told.append))
+    work = Work(state=State(None, told.append))
+    make_defense("op", epochs=20, batch=10).prepare(planted(40, (3, 8, 8), 4)[0], None, work)
     assert [(step.done, step.total) for step in told] == [(epoch, 20) for epoch in range(1, 21)]
     assert {step.stage for step in told} == {"linear classifier"} and told[-1].facts["accuracy"] > 0.9
 
@@ -331,7 +332,7 @@ def test_op_refuses_sets_that_it_would_leave_without_a_pixel_or_as_they_are() ->
         (replace(noise_set(10), labels=None), "the defense OP needs labels"),
     ):
         with pytest.raises(EclipseError, match=words) as refused:
-            make_defense("op").prepare(unfit)
+            make_defense("op").prepare(unfit, None, Work())
         one_sentence(refused.value)
 
 
@@ -377,31 +378,31 @@ def test_mixup_and_cutmix_have_the_numbers_of_their_authors() -> None:
 
 def test_dilution_appends_the_trusted_images_with_ids_of_their_own() -> None:
     data, trusted = noise_set(12), noise_set(5, seed=1)
-    mixed = make_defense("dilution").prepare(data, trusted)
+    mixed = make_defense("dilution").prepare(data, trusted, Work())
     assert mixed[:12].fingerprint() == data.fingerprint()
     assert np.array_equal(mixed.images[12:], trusted.images)
     assert mixed.require_labels("test").tolist() == [*data.labels, *trusted.labels]  # type: ignore[misc]
     assert mixed.ids[12:] == ("trusted/0", "trusted/1", "trusted/2", "trusted/3", "trusted/4")
-    again = make_defense("dilution").prepare(mixed, trusted)
+    again = make_defense("dilution").prepare(mixed, trusted, Work())
     assert len(set(again.ids)) == 22
 
 
 def test_trusted_only_has_nothing_of_the_suspicious_images() -> None:
     trusted = noise_set(5, seed=1)
-    alone = make_defense("trusted-only", equal_steps=False).prepare(noise_set(12), trusted)
+    alone = make_defense("trusted-only", equal_steps=False).prepare(noise_set(12), trusted, Work())
     assert alone.fingerprint() == trusted.fingerprint()
-    one, other = (make_defense("trusted-only").prepare(noise_set(12, seed=seed), trusted) for seed in (0, 7))
+    one, other = (make_defense("trusted-only").prepare(noise_set(12, seed=seed), trusted, Work()) for seed in (0, 7))
     assert one.fingerprint() == other.fingerprint() and make_defense("trusted-only").ignores_data
 
 
 def test_trusted_only_repeats_images_until_they_are_as_many_as_the_suspicious() -> None:
     trusted = noise_set(5, seed=1)
-    repeated = make_defense("trusted-only").prepare(noise_set(12), trusted)
+    repeated = make_defense("trusted-only").prepare(noise_set(12), trusted, Work())
     rows = np.arange(12) % 5
     assert np.array_equal(repeated.images, trusted.images[rows])
     assert repeated.require_labels("test").tolist() == (rows % 4).tolist()
     assert len(set(repeated.ids)) == 12
-    assert len(make_defense("trusted-only").prepare(noise_set(3, classes=4), noise_set(6, classes=3))) == 6
+    assert len(make_defense("trusted-only").prepare(noise_set(3, classes=4), noise_set(6, classes=3), Work())) == 6
 
 
 @pytest.mark.parametrize("name", ["dilution", "trusted-only"])
@@ -418,9 +419,8 @@ def test_trusted_images_that_do_not_fit_are_refused(name: str) -> None:
         (replace(noise_set(4), class_names=(*names, "e")), "class 4 is 'e' among the trusted .* and None"),
     ):
         with pytest.raises(EclipseError, match=words) as refused:
-            make_defense(name).prepare(
-                data if trusted is None or trusted.class_names is None else replace(data, class_names=names), trusted
-            )
+            named = data if trusted is None or trusted.class_names is None else replace(data, class_names=names)
+            make_defense(name).prepare(named, trusted, Work())
         one_sentence(refused.value)
 
 
@@ -428,9 +428,9 @@ def test_trusted_images_that_do_not_fit_are_refused(name: str) -> None:
 def test_class_names_are_those_of_whichever_set_has_them(name: str) -> None:
     plain, named = noise_set(8), replace(noise_set(8), class_names=("a", "b", "c", "d", "e"))
     for data, trusted in ((plain, named), (named, plain), (named, named)):
-        assert make_defense(name).prepare(data, trusted).class_names == named.class_names
+        assert make_defense(name).prepare(data, trusted, Work()).class_names == named.class_names
     with pytest.raises(EclipseError, match="label 3 in a set of 2 classes"):
-        make_defense(name).prepare(plain, replace(noise_set(4, classes=2), class_names=("a", "b")))
+        make_defense(name).prepare(plain, replace(noise_set(4, classes=2), class_names=("a", "b")), Work())
 
 
 # --- all --------------------------------------------------------------------------------------------------
@@ -440,7 +440,7 @@ def test_class_names_are_those_of_whichever_set_has_them(name: str) -> None:
 def test_labels_ids_names_and_order_stay_and_the_input_is_not_written(name: str) -> None:
     data = replace(noise_set(30), class_names=("a", "b", "c", "d"), ids=tuple(f"row {i}" for i in range(30, 0, -1)))
     before = data.fingerprint()
-    prepared = make_defense(name, scale="small").prepare(data, seed=0)
+    prepared = make_defense(name, scale="small").prepare(data, None, Work())
     assert data.fingerprint() == before
     assert prepared.ids == data.ids and prepared.class_names == data.class_names
     assert np.array_equal(prepared.require_labels("test"), data.require_labels("test"))

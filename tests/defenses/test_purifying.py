@@ -17,21 +17,24 @@ from torch import Tensor
 from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize, to_unit
-from eclipse.defenses import denoisers, make_defense, purifying
+from eclipse.defenses import make_defense
 from eclipse.defenses.avatar import AVATAR
-from eclipse.defenses.denoisers import kept_denoiser
 from eclipse.defenses.disentangling import Parts
 from eclipse.defenses.dvae import DVAE
 from eclipse.defenses.eclipse import ECLIPSE
+from eclipse.defenses.parameters import defense_with
 from eclipse.diffusion import presets
+from eclipse.diffusion import trusted as denoisers
 from eclipse.diffusion.checkpoint import save_denoiser
 from eclipse.diffusion.presets import FAST
 from eclipse.diffusion.trusted import train_denoiser
 from eclipse.errors import EclipseError
-from eclipse.purification.algorithm import purify
+from eclipse.parameters import parameters
+from eclipse.purification import arrays
+from eclipse.purification.arrays import purify
 from eclipse.purification.compensation import once
 from eclipse.runs.files import locked
-from eclipse.runs.state import StageStep, State
+from eclipse.runs.state import StageStep, State, Work
 
 SHAPE = (3, 8, 8)
 TRUSTED = ImageSet.from_arrays(some_images(50, seed=7), np.arange(50) % 10)
@@ -55,7 +58,7 @@ def dying(stage: str, survived: int, seen: list[StageStep]) -> Callable[[StageSt
 @pytest.fixture
 def at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tell and save without waiting for a second to pass, and purify 16 images at a time."""
-    for module, name in ((denoisers, "TELL_EVERY_S"), (purifying, "TELL_EVERY_S"), (purifying, "SAVE_EVERY_S")):
+    for module, name in ((denoisers, "TELL_EVERY_S"), (arrays, "TELL_EVERY_S"), (arrays, "SAVE_EVERY_S")):
         monkeypatch.setattr(module, name, 0.0)
     monkeypatch.setattr("eclipse.purification.algorithm.GROUP_PIXELS", {"cpu": 16 * 8 * 8})
 
@@ -74,7 +77,7 @@ def test_part_a_is_purification_with_a_denoiser_of_the_trusted_images() -> None:
     denoiser = train_denoiser(TRUSTED.images, "fast", seed=3, device="cpu")
     for fields in ({}, {"sigma": 10 / 255, "steps": 3}):
         expected = purify(data.images, denoiser, seed=3, ids=data.ids, device="cpu", **fields)
-        found = make_defense("eclipse-a", **fields).prepare(data, TRUSTED, seed=3)
+        found = make_defense("eclipse-a", **fields).prepare(data, TRUSTED, Work(3))
         assert np.array_equal(found.images, expected)
         assert found.ids == data.ids and np.array_equal(found.labels, data.labels)
         assert not np.array_equal(found.images, data.images)
@@ -83,7 +86,7 @@ def test_part_a_is_purification_with_a_denoiser_of_the_trusted_images() -> None:
 @pytest.mark.parametrize("parts", ["B", "C", "BC"])
 def test_without_part_a_nothing_is_trained_and_the_data_stays_as_it_is(parts: str) -> None:
     data = noisy_set(5, SHAPE)
-    assert make_defense("eclipse", parts=parts).prepare(data) is data
+    assert make_defense("eclipse", parts=parts).prepare(data, None, Work()) is data
 
 
 def test_part_a_alone_leaves_batches_as_they_are() -> None:
@@ -119,11 +122,11 @@ def test_overrides_take_the_place_of_the_presets_numbers() -> None:
 @pytest.mark.usefixtures("tiny_fast")
 def test_once_writes_the_compensation_into_the_data_and_online_leaves_it_to_the_batches() -> None:
     data, x = noisy_set(20, SHAPE), torch.rand(8, *SHAPE)
-    purified = make_defense("eclipse-a").prepare(data, TRUSTED, seed=1)
-    written = make_defense("eclipse", compensation="once").prepare(data, TRUSTED, seed=1)
-    assert np.array_equal(written.images, once(purified, p=FAST.p, sigma=FAST.noise, q=FAST.q, seed=1).images)
+    purified = make_defense("eclipse-a").prepare(data, TRUSTED, Work(1))
+    written = make_defense("eclipse", compensation="once").prepare(data, TRUSTED, Work(1))
+    assert np.array_equal(written.images, once(purified, p=FAST.p, noise=FAST.noise, q=FAST.q, seed=1).images)
     assert torch.equal(augmented("eclipse", x, compensation="once"), x)
-    online = make_defense("eclipse").prepare(data, TRUSTED, seed=1)
+    online = make_defense("eclipse").prepare(data, TRUSTED, Work(1))
     assert np.array_equal(online.images, purified.images)
     assert not torch.equal(augmented("eclipse", x), x)
 
@@ -181,8 +184,8 @@ def test_what_is_needed_follows_the_fields() -> None:
 @pytest.mark.usefixtures("tiny_fast")
 def test_eclipse_trusted_appends_the_trusted_images_as_they_are() -> None:
     data = noisy_set(20, SHAPE)
-    both = make_defense("eclipse-trusted").prepare(data, TRUSTED, seed=1)
-    purified = make_defense("eclipse-a").prepare(data, TRUSTED, seed=1)
+    both = make_defense("eclipse-trusted").prepare(data, TRUSTED, Work(1))
+    purified = make_defense("eclipse-a").prepare(data, TRUSTED, Work(1))
     assert np.array_equal(both.images, np.concatenate([purified.images, TRUSTED.images]))
     assert np.array_equal(both.labels, np.concatenate([data.labels, TRUSTED.labels]))
     assert both.ids[:20] == data.ids and len(set(both.ids)) == 70
@@ -192,7 +195,7 @@ def test_eclipse_trusted_refuses_unlabelled_images_before_anything_is_trained() 
     seen: list[StageStep] = []
     with pytest.raises(EclipseError, match="have no labels") as refused:
         unlabelled = ImageSet.from_arrays(TRUSTED.images)
-        make_defense("eclipse-trusted").prepare(noisy_set(5, SHAPE), unlabelled, stages=State(on_step=seen.append))
+        make_defense("eclipse-trusted").prepare(noisy_set(5, SHAPE), unlabelled, Work(state=State(on_step=seen.append)))
     one_sentence(refused.value)
     assert seen == []
 
@@ -204,7 +207,7 @@ def test_eclipse_trusted_refuses_unlabelled_images_before_anything_is_trained() 
 @pytest.mark.parametrize("name", ["eclipse", "avatar", "one-step"])
 def test_equal_seeds_give_equal_bytes_and_another_seed_gives_others(name: str) -> None:
     data, defense = noisy_set(20, SHAPE), make_defense(name, scale="small")
-    first, again, other = (defense.prepare(data, TRUSTED, seed=seed).images for seed in (0, 0, 1))
+    first, again, other = (defense.prepare(data, TRUSTED, Work(seed)).images for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert (first != other).mean() > 0.5
 
@@ -214,23 +217,23 @@ def test_equal_seeds_give_equal_bytes_and_another_seed_gives_others(name: str) -
 def test_gray_images_are_purified_as_three_equal_planes(name: str) -> None:
     data, trusted = noisy_set(20, (1, 8, 8)), ImageSet.from_arrays(some_images(50)[:, :1])
     defense = make_defense(name, scale="small")
-    found = defense.prepare(data, trusted, seed=0).images
+    found = defense.prepare(data, trusted, Work()).images
     as_color = [images.with_images(np.repeat(images.images, 3, axis=1)) for images in (data, trusted)]
-    color = defense.prepare(as_color[0], as_color[1], seed=0).images
+    color = defense.prepare(as_color[0], as_color[1], Work()).images
     assert np.array_equal(found[:, 0], color.mean(axis=1).round())
 
 
 @pytest.mark.parametrize("name", ["eclipse", "eclipse-paper", "avatar", "one-step"])
 def test_what_cannot_work_is_refused_before_anything_is_trained(name: str) -> None:
     seen: list[StageStep] = []
-    defense, stages = make_defense(name, scale="small"), State(on_step=seen.append)
+    defense, state = make_defense(name, scale="small"), State(on_step=seen.append)
     for data, trusted, words in (
         (noisy_set(5, SHAPE), None, "needs a (few images|clean set) that you trust"),
         (noisy_set(5, SHAPE), TRUSTED[:49], "49 trusted images|images of 8x8"),
         (noisy_set(5, (4, 8, 8)), TRUSTED, "images of 4 channels; a denoiser takes 3"),
     ):
         with pytest.raises(EclipseError, match=words) as refused:
-            defense.prepare(data, trusted, stages=stages)
+            defense.prepare(data, trusted, Work(state=state))
         one_sentence(str(refused.value).replace("4% of the training set: give", "4%: give"))
     assert seen == []
 
@@ -250,7 +253,7 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(name: str) -> No
         ("eclipse", {"compensation": "twice"}, "compensation 'twice'"),
         ("avatar", {"sigma": 0.6}, "out of range"),
         ("avatar", {"preset": "slow"}, "unknown preset"),
-        ("one-step", {"sigma": 0}, "noise sigma 0 of one-step"),
+        ("one-step", {"sigma": 0}, "noise level sigma 0/255 of one-step"),
         ("d-vae", {"epochs": 0}, "epochs 0 of D-VAE"),
         ("d-vae", {"lr": 0.0}, "learning rate 0 of D-VAE"),
     ],
@@ -261,15 +264,24 @@ def test_parameters_out_of_range_are_refused(name: str, fields: dict[str, Any], 
     one_sentence(refused.value)
 
 
+@pytest.mark.parametrize("name", ["eclipse", "avatar", "one-step"])
+def test_noise_levels_are_given_and_read_in_8_bit_levels(name: str) -> None:
+    changed = defense_with(name, "small", ["sigma=12.75"])
+    assert changed == make_defense(name, scale="small", sigma=12.75 / 255)
+    assert str(parameters(changed)["sigma"]) == "12.75"
+    with pytest.raises(EclipseError, match="noise level sigma 300/255"):
+        defense_with(name, "small", ["sigma=300"])
+
+
 @pytest.mark.usefixtures("tiny_fast", "at_every_step")
 @pytest.mark.parametrize(("stage", "survived"), [("denoiser", 1), ("purification", 0), ("purification", 2)])
 def test_eclipse_goes_on_after_a_kill_and_ends_with_the_same_bytes(stage: str, survived: int, tmp_path: Path) -> None:
     data, defense = noisy_set(40, SHAPE), make_defense("eclipse-a", steps=4)
-    undisturbed = defense.prepare(data, TRUSTED, seed=0).images
+    undisturbed = defense.prepare(data, TRUSTED, Work()).images
     seen: list[StageStep] = []
     with pytest.raises(Killed):
-        defense.prepare(data, TRUSTED, seed=0, stages=State(tmp_path, dying(stage, survived, seen)))
-    resumed = defense.prepare(data, TRUSTED, seed=0, stages=State(tmp_path, seen.append)).images
+        defense.prepare(data, TRUSTED, Work(state=State(tmp_path, dying(stage, survived, seen))))
+    resumed = defense.prepare(data, TRUSTED, Work(state=State(tmp_path, seen.append))).images
     assert np.array_equal(resumed, undisturbed)
     purified = [step.done for step in seen if step.stage == "purification"]
     assert purified == [16, 32, 40], "no image is purified twice"
@@ -284,17 +296,23 @@ def trained(steps: list[StageStep]) -> int:
     return sum("loss" in step.facts and step.done == step.total for step in steps)
 
 
+def asked(images: ImageSet, work: Work, **numbers: Any) -> None:
+    """Ask for the shared denoiser of preset ``fast``."""
+    planned = denoisers.plan_denoiser(presets.PRESETS["fast"], **numbers)
+    denoisers.shared_denoiser(planned, denoisers.check_trusted(images.images, planned.config), work)
+
+
 @pytest.mark.usefixtures("tiny_fast")
 def test_a_denoiser_is_trained_once_and_shared(tmp_path: Path) -> None:
     seen: list[StageStep] = []
     data = noisy_set(10, SHAPE)
-    stages = [State(tmp_path / str(i), seen.append, tmp_path / "shared") for i in range(4)]
-    alone = make_defense("eclipse-a").prepare(data, TRUSTED, seed=0)
-    for name, place in zip(("eclipse-a", "eclipse-ab"), stages, strict=False):
-        assert np.array_equal(make_defense(name).prepare(data, TRUSTED, seed=0, stages=place).images, alone.images)
+    states = [State(tmp_path / str(i), seen.append, tmp_path / "shared") for i in range(4)]
+    alone = make_defense("eclipse-a").prepare(data, TRUSTED, Work())
+    for name, place in zip(("eclipse-a", "eclipse-ab"), states, strict=False):
+        assert np.array_equal(make_defense(name).prepare(data, TRUSTED, Work(state=place)).images, alone.images)
     assert trained(seen) == 1
-    make_defense("eclipse-a").prepare(noisy_set(5, SHAPE), TRUSTED, seed=0, stages=stages[2])
-    make_defense("eclipse-a", steps=3).prepare(data, TRUSTED, seed=0, stages=stages[3])
+    make_defense("eclipse-a").prepare(noisy_set(5, SHAPE), TRUSTED, Work(state=states[2]))
+    make_defense("eclipse-a", steps=3).prepare(data, TRUSTED, Work(state=states[3]))
     assert trained(seen) == 1, "neither the data nor the sampling plays a part"
 
 
@@ -303,28 +321,26 @@ def test_another_denoiser_is_trained_where_anything_that_decides_it_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[StageStep] = []
-    stages = State(None, seen.append, tmp_path)
-    plain: dict[str, Any] = {"iterations": None, "seed": 0, "device": "cpu", "stages": stages}
-    for trusted, sigma, changes in (
-        (TRUSTED, FAST.sigma, {}),
-        (TRUSTED[::-1], FAST.sigma, {}),
-        (TRUSTED, 40 / 255, {}),
-        (TRUSTED, FAST.sigma, {"seed": 1}),
-        (TRUSTED, FAST.sigma, {"iterations": 4}),
+    state = State(None, seen.append, tmp_path)
+    for images, sigma, seed, iterations in (
+        (TRUSTED, FAST.sigma, 0, None),
+        (TRUSTED[::-1], FAST.sigma, 0, None),
+        (TRUSTED, 40 / 255, 0, None),
+        (TRUSTED, FAST.sigma, 1, None),
+        (TRUSTED, FAST.sigma, 0, 4),
     ):
-        kept_denoiser(trusted, "fast", sigma, **{**plain, **changes})
+        asked(images, Work(seed, state=state), sigma=sigma, iterations=iterations)
     assert trained(seen) == len(list(tmp_path.iterdir())) == 5
     preset = presets.PRESETS["fast"]
     monkeypatch.setitem(presets.PRESETS, "fast", replace(preset, training=replace(preset.training, lr=1e-4)))
-    kept_denoiser(TRUSTED, "fast", FAST.sigma, **plain)
+    asked(TRUSTED, Work(state=state), sigma=FAST.sigma)
     assert trained(seen) == 6, "a preset whose numbers were changed is another"
 
 
 @pytest.mark.usefixtures("tiny_fast")
 def test_a_denoiser_that_another_process_trains_is_waited_for(tmp_path: Path) -> None:
     def ask(place: Path) -> None:
-        stages = State(None, seen.append, place)
-        kept_denoiser(TRUSTED, "fast", 0.02, iterations=None, seed=0, device="cpu", stages=stages)
+        asked(TRUSTED, Work(state=State(None, seen.append, place)), sigma=0.02)
 
     seen, place = list[StageStep](), tmp_path / "shared"
     ask(tmp_path / "elsewhere")
@@ -332,7 +348,7 @@ def test_a_denoiser_that_another_process_trains_is_waited_for(tmp_path: Path) ->
     seen.clear()
     place.mkdir()
     waiting = threading.Thread(target=ask, args=[place])
-    with locked(place / f".{made.name}.lock", made):  # what the other process holds
+    with locked(denoisers.training_folder(place / made.name), made):  # what the other process holds
         waiting.start()
         waiting.join(0.2)
         assert waiting.is_alive()
@@ -350,7 +366,7 @@ def test_avatar_uses_a_given_denoiser_at_the_published_level(tmp_path: Path) -> 
     denoiser, data = tiny_denoiser(t_max=900), noisy_set(6, SHAPE)
     save_denoiser(denoiser, tmp_path / "denoiser")
     assert AVATAR().sigma * 255 == pytest.approx(40.9, abs=0.05) and AVATAR().steps == 100
-    found = AVATAR(denoiser=str(tmp_path / "denoiser")).prepare(data, seed=2).images
+    found = AVATAR(denoiser=str(tmp_path / "denoiser")).prepare(data, None, Work(2)).images
     how: dict[str, Any] = {"sigma": AVATAR().sigma, "steps": 100, "sampler": "ancestral"}
     assert np.array_equal(found, purify(data.images, denoiser, seed=2, ids=data.ids, device="cpu", **how))
 
@@ -360,10 +376,10 @@ def test_avatar_refuses_a_denoiser_that_does_not_serve_its_level(tmp_path: Path)
     with pytest.raises(
         EclipseError, match=r"40\.9/255; this denoiser was trained on levels up to 33\.4/255"
     ) as refused:
-        AVATAR(denoiser=str(tmp_path / "denoiser")).prepare(noisy_set(5, SHAPE))
+        AVATAR(denoiser=str(tmp_path / "denoiser")).prepare(noisy_set(5, SHAPE), None, Work())
     one_sentence(refused.value)
     with pytest.raises(EclipseError, match="cannot read"):
-        AVATAR(denoiser=str(tmp_path / "none")).prepare(noisy_set(5, SHAPE))
+        AVATAR(denoiser=str(tmp_path / "none")).prepare(noisy_set(5, SHAPE), None, Work())
 
 
 @pytest.mark.usefixtures("tiny_fast")
@@ -375,7 +391,7 @@ def test_one_step_adds_its_noise_to_the_image_and_takes_the_denoisers_estimate(
     monkeypatch.setitem(presets.PRESETS, "fast", replace(FAST, denoiser=CONFIG, training=training))
     data = ImageSet.from_arrays(np.full((40, 3, 16, 16), 128, np.uint8))
     trusted = ImageSet.from_arrays(some_images(50, 16, 16))
-    noise = make_defense("one-step", scale="small", sigma=0.1).prepare(data, trusted).images.astype(float) - 128
+    noise = make_defense("one-step", scale="small", sigma=0.1).prepare(data, trusted, Work()).images.astype(float) - 128
     assert noise.std() / 255 == pytest.approx(0.1, rel=0.02)
 
 
@@ -399,10 +415,10 @@ def planted(n: int) -> tuple[ImageSet, ImageSet, NDArray[np.float32]]:
 
 def test_the_perturbation_branch_of_d_vae_finds_a_planted_class_wise_pattern(tmp_path: Path) -> None:
     clean, poisoned, pattern = planted(128)
-    labels, stages = clean.require_labels("test"), State(tmp_path)
+    labels, state = clean.require_labels("test"), State(tmp_path)
     defense = tiny_dvae(epochs=30, free_epochs=6, batch=32, lr=0.01)
-    cleaned = defense.prepare(poisoned, seed=0, stages=stages).images
-    network = defense.train_network(poisoned, 1, seed=0, device="cpu", stages=stages)  # as it is on record
+    cleaned = defense.prepare(poisoned, None, Work(state=state)).images
+    network = defense.train_network(poisoned, 1, Work(state=state))  # as it is on record
     perturbation = network(to_unit(torch.from_numpy(poisoned.images)), torch.from_numpy(labels)).perturbation
     means = np.stack([perturbation[torch.from_numpy(labels == label)].mean(0).numpy() for label in range(4)])
     correlation = np.corrcoef(means.reshape(4, -1), pattern.reshape(4, -1))[:4, 4:]
@@ -423,7 +439,7 @@ def test_the_perturbation_branch_of_d_vae_finds_a_planted_class_wise_pattern(tmp
 def test_d_vae_takes_any_channels_and_sizes_and_keeps_rows(shape: tuple[int, ...]) -> None:
     data = noisy_set(20, shape)
     before = data.fingerprint()
-    first, again, other = (tiny_dvae(epochs=1).prepare(data, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (tiny_dvae(epochs=1).prepare(data, None, Work(seed)) for seed in (0, 0, 1))
     assert first.images.shape == data.images.shape and first.images.dtype == np.uint8
     assert first.ids == data.ids and np.array_equal(first.labels, data.labels) and data.fingerprint() == before
     assert np.array_equal(first.images, again.images) and not np.array_equal(first.images, other.images)
@@ -433,29 +449,29 @@ def test_d_vae_takes_any_channels_and_sizes_and_keeps_rows(shape: tuple[int, ...
 def test_d_vae_goes_on_after_a_kill_and_ends_with_the_same_bytes(stage: int, survived: int, tmp_path: Path) -> None:
     data, defense, seen = noisy_set(40, SHAPE), tiny_dvae(), list[StageStep]()
     with pytest.raises(Killed):
-        defense.prepare(data, seed=0, stages=State(tmp_path, dying(f"d-vae stage {stage}", survived, seen)))
-    resumed = defense.prepare(data, seed=0, stages=State(tmp_path, seen.append)).images
-    assert np.array_equal(resumed, defense.prepare(data, seed=0).images)
+        defense.prepare(data, None, Work(state=State(tmp_path, dying(f"d-vae stage {stage}", survived, seen))))
+    resumed = defense.prepare(data, None, Work(state=State(tmp_path, seen.append))).images
+    assert np.array_equal(resumed, defense.prepare(data, None, Work()).images)
     epochs = [(step.stage, step.done) for step in seen]
     assert epochs == [(f"d-vae stage {number}", epoch) for number in (1, 2) for epoch in (1, 2, 3)]
 
 
 def test_d_vae_takes_the_perturbation_off_twice_and_keeps_what_passes_the_second_bottleneck(tmp_path: Path) -> None:
-    data, defense, stages = noisy_set(20, SHAPE), tiny_dvae(), State(tmp_path)
-    prepared = defense.prepare(data, seed=0, stages=stages).images
+    data, defense, state = noisy_set(20, SHAPE), tiny_dvae(), State(tmp_path)
+    prepared = defense.prepare(data, None, Work(state=state)).images
     y = torch.from_numpy(data.require_labels("test"))
 
     def drawn(images: NDArray[np.uint8], purpose: str, change: Any) -> NDArray[np.uint8]:
         with seeded(0, purpose), torch.no_grad():
             return quantize(change(to_unit(torch.from_numpy(images)))).numpy()
 
-    rough = defense.train_network(data, 1, seed=0, device="cpu", stages=stages)  # as they are on record
+    rough = defense.train_network(data, 1, Work(state=state))  # as they are on record
     x1 = drawn(data.images, "d-vae rough", lambda x: x - rough(x, y).perturbation)
-    fine = defense.train_network(data.with_images(x1), 2, seed=0, device="cpu", stages=stages)
+    fine = defense.train_network(data.with_images(x1), 2, Work(state=state))
     assert np.array_equal(
         prepared, drawn(x1, "d-vae fine", lambda x: fine((x - fine(x, y).perturbation).clamp(0, 1), y).image)
     )
-    alone = tiny_dvae().train_network(data.with_images(x1), 2, seed=0, device="cpu", stages=State())
+    alone = tiny_dvae().train_network(data.with_images(x1), 2, Work())
     assert torch.equal(fine.widen.weight, alone.widen.weight), "the second stage is trained on the result of the first"
 
 
@@ -495,7 +511,7 @@ def test_d_vae_refuses_sets_without_labels_or_images_and_a_training_that_diverge
         (noisy_set(16, SHAPE), {"lr": 1e30}, "loss is (nan|inf) after epoch"),
     ):
         with pytest.raises(EclipseError, match=words) as refused:
-            tiny_dvae(**fields).prepare(data)
+            tiny_dvae(**fields).prepare(data, None, Work())
         one_sentence(refused.value)
 
 

@@ -141,10 +141,9 @@ def test_unet_of_any_size_refuses_sizes_that_do_not_halve() -> None:
 
 
 def test_noise_above_the_trained_levels_is_refused() -> None:
-    denoiser = Denoiser(TINY, Recorder(6))
-    denoiser.check_index(499)
+    TINY.check_index(499)
     with pytest.raises(EclipseError, match=r"noise level 31\.\d/255; .* levels up to 26\.\d/255"):
-        denoiser.check_index(599)
+        TINY.check_index(599)
 
 
 @pytest.mark.parametrize(

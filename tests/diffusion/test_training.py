@@ -1,7 +1,6 @@
 import itertools
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ import pytest
 import torch
 from kit.tiny import CONFIG, one_sentence, some_images
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from eclipse.diffusion import presets, training
@@ -21,8 +19,17 @@ from eclipse.diffusion.denoiser import Denoiser, build_denoiser
 from eclipse.diffusion.loss import hybrid_loss
 from eclipse.diffusion.presets import FAST, PAPER, Training
 from eclipse.diffusion.training import TrainStep, draw, train
-from eclipse.diffusion.trusted import train_denoiser, train_into
+from eclipse.diffusion.trusted import (
+    check_trusted,
+    denoiser_in,
+    fingerprint_images,
+    plan_denoiser,
+    train_denoiser,
+    training_folder,
+)
 from eclipse.errors import EclipseError
+from eclipse.runs.files import locked
+from eclipse.runs.state import State, Work
 
 SHORT = Training(iterations=6, batch=8, lr=2e-3, decay=True, ema=0.9, copies=1, crop=None)
 IMAGES = some_images(50)
@@ -34,16 +41,28 @@ def fresh(**changes: Any) -> Denoiser:
 
 
 def run(denoiser: Denoiser, recipe: Training = SHORT, images: Any = IMAGES, **options: Any) -> list[TrainStep]:
-    return list(train(denoiser, images, recipe, **{"seed": 0, "device": "cpu", **options}))
+    return list(steps(denoiser, recipe, images, **options))
+
+
+def steps(
+    denoiser: Denoiser,
+    recipe: Training = SHORT,
+    images: Any = IMAGES,
+    *,
+    state: Path | None = None,
+    seed: int = 0,
+    minutes: float | None = None,
+) -> Iterator[TrainStep]:
+    return train(denoiser, images, recipe, Work(seed, state=State(state)), dtype=torch.float32, minutes=minutes)
 
 
 def weights(denoiser: nn.Module) -> bytes:
     return b"".join(w.contiguous().numpy().tobytes() for w in denoiser.state_dict().values())
 
 
-def break_after(steps: int, events: Iterator[TrainStep]) -> None:
+def break_after(last: int, events: Iterator[TrainStep]) -> None:
     for event in events:
-        if event.step == steps:
+        if event.step == last:
             return
 
 
@@ -72,7 +91,7 @@ def test_the_average_of_the_weights_is_kept() -> None:
     denoiser = fresh()
     average = [w.detach().clone() for w in denoiser.parameters()]
     recipe = replace(SHORT, iterations=20, ema=0.6, lr=0.1)
-    for event in train(denoiser, IMAGES, recipe, seed=0, device="cpu"):
+    for event in steps(denoiser, recipe):
         decay = min(0.6, event.step / (event.step + 10))
         average = [decay * a + (1 - decay) * w.detach() for a, w in zip(average, denoiser.parameters(), strict=True)]
         last = [w.detach().clone() for w in denoiser.parameters()]
@@ -143,14 +162,14 @@ class Dropping(nn.Module):
 
 
 @pytest.mark.usefixtures("saving")
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6])
-def test_resumed_training_equals_an_undisturbed_one(tmp_path: Path, steps: int) -> None:
+@pytest.mark.parametrize("done", [1, 2, 3, 4, 5, 6])
+def test_resumed_training_equals_an_undisturbed_one(tmp_path: Path, done: int) -> None:
     undisturbed, first, second = fresh(), fresh(), fresh()
     run(undisturbed)
     state = tmp_path / "state"
-    break_after(steps, train(first, IMAGES, SHORT, seed=0, device="cpu", state=state))
+    break_after(done, steps(first, state=state))
     events = run(second, state=state)
-    assert events[0].step == min(steps, 5) + 1  # a finished training keeps its state of one step before
+    assert events[0].step == min(done, 5) + 1  # a finished training keeps its state of one step before
     assert weights(second) == weights(undisturbed)
 
 
@@ -163,8 +182,7 @@ def test_dropout_and_crops_are_resumed_too(tmp_path: Path) -> None:
     images = [*some_images(25, 9, 14), *some_images(25, 12, 5)]
     undisturbed, first, second = dropping(), dropping(), dropping()
     run(undisturbed, images=images)
-    options = {"seed": 0, "device": "cpu", "state": tmp_path / "state"}
-    break_after(2, train(first, images, SHORT, **options))  # type: ignore[arg-type]
+    break_after(2, steps(first, images=images, state=tmp_path / "state"))
     torch.manual_seed(5)
     assert [e.step for e in run(second, images=images, state=tmp_path / "state")] == [3, 4, 5, 6]
     assert weights(second) == weights(undisturbed)
@@ -175,7 +193,7 @@ def test_steps_after_the_last_save_are_done_again(tmp_path: Path, monkeypatch: p
     run(undisturbed)
     clock = itertools.count(0.0, 12.0)  # a save is due after three steps, and again after three more
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    break_after(5, train(first, IMAGES, SHORT, seed=0, device="cpu", state=tmp_path / "state"))
+    break_after(5, steps(first, state=tmp_path / "state"))
     assert [e.step for e in run(second, state=tmp_path / "state")] == [4, 5, 6]
     assert weights(second) == weights(undisturbed)
 
@@ -185,15 +203,16 @@ def test_time_before_the_break_counts(tmp_path: Path, monkeypatch: pytest.Monkey
     clock = itertools.count(0.0, 7.0)
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     state = tmp_path / "state"
-    break_after(3, train(fresh(), IMAGES, SHORT, seed=0, device="cpu", minutes=0.5, state=state))
+    break_after(3, steps(fresh(), minutes=0.5, state=state))
     assert [e.seconds for e in run(fresh(), minutes=0.5, state=state)] == [28, 35]
 
 
 @pytest.mark.usefixtures("saving")
 def test_a_failed_save_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = tmp_path / "state"
-    break_after(2, train(fresh(), IMAGES, SHORT, seed=0, device="cpu", state=state))
-    before = state.read_bytes()
+    break_after(2, steps(fresh(), state=state))
+    (file,) = state.iterdir()
+    before = file.read_bytes()
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -201,73 +220,8 @@ def test_a_failed_save_leaves_the_state_before(tmp_path: Path, monkeypatch: pyte
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr("os.fsync", full)
         run(fresh(), state=state)
-    assert state.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [state]
-
-
-DIFFERENT = {
-    "iterations": {"recipe": replace(SHORT, iterations=7)},
-    "batch": {"recipe": replace(SHORT, batch=9)},
-    "lr": {"recipe": replace(SHORT, lr=1e-3)},
-    "decay": {"recipe": replace(SHORT, decay=False)},
-    "ema": {"recipe": replace(SHORT, ema=0.99)},
-    "copies": {"recipe": replace(SHORT, copies=4)},
-    "crop": {"recipe": replace(SHORT, crop=4)},
-    "seed": {"seed": 1},
-    "minutes": {"minutes": 1.0},
-    "images": {"images": some_images(50, seed=1)},
-}
-
-
-@pytest.mark.usefixtures("saving")
-@pytest.mark.parametrize("name", DIFFERENT)
-def test_a_state_of_other_settings_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    break_after(1, train(fresh(), IMAGES, SHORT, seed=0, device="cpu", state=tmp_path / "state"))
-    with pytest.raises(EclipseError) as caught:
-        run(fresh(), state=tmp_path / "state", **DIFFERENT[name])
-    assert f"was made with {name} = " in one_sentence(caught.value)
-
-
-@pytest.mark.usefixtures("saving")
-@pytest.mark.parametrize(
-    ("name", "changes"), [("t_max", {"t_max": 400}), ("options", {"options": {"widths": [4, 12], "blocks": [1, 1]}})]
-)
-def test_a_state_of_another_denoiser_is_refused_by_name(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
-    break_after(1, train(fresh(), IMAGES, SHORT, seed=0, device="cpu", state=tmp_path / "state"))
-    with pytest.raises(EclipseError, match=f"was made with {name} = "):
-        run(fresh(**changes), state=tmp_path / "state")
-
-
-def damage(state: Path, how: str) -> None:
-    """Turn a state into something that is none."""
-    raw, tensors = state.read_bytes(), load_file(state)
-    run_facts = '{"step": 1, "seconds": 1.0, "settings": %s}'
-    if how == "a folder":
-        state.unlink()
-        state.mkdir()
-    elif how in ("empty", "truncated", "garbage"):
-        state.write_bytes({"empty": b"", "truncated": raw[:-100], "garbage": b"\x93" * 4096}[how])
-    elif how == "without a tensor":
-        del tensors["exp_avg/network.stem.weight"]
-        size = int.from_bytes(raw[:8], "little")
-        facts = json.loads(raw[8 : 8 + size])["__metadata__"]
-        save_file(tensors, state, metadata=facts)
-    else:
-        metadata = {"no metadata": None, "no JSON": {"run": "{"}, "no settings": {"run": run_facts % "null"}}[how]
-        save_file(tensors, state, metadata=metadata)
-
-
-DAMAGES = ["empty", "truncated", "garbage", "no metadata", "no JSON", "no settings", "without a tensor", "a folder"]
-
-
-@pytest.mark.usefixtures("saving")
-@pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_state_is_refused(tmp_path: Path, how: str) -> None:
-    state = tmp_path / "state"
-    break_after(1, train(fresh(), IMAGES, SHORT, seed=0, device="cpu", state=state))
-    damage(state, how)
-    with pytest.raises(EclipseError, match="is not a state of training"):
-        run(fresh(), state=state)
+    assert file.read_bytes() == before
+    assert list(state.iterdir()) == [file]
 
 
 # What a batch is drawn from
@@ -350,16 +304,15 @@ def test_mixed_sizes_train() -> None:
     [
         (IMAGES[:49], "49 trusted images; a denoiser needs at least 50"),
         (IMAGES.astype(np.float32), "trusted image 0 is float32"),
-        (IMAGES[:, :1], "shape (1, 8, 8)"),
+        (IMAGES[:, :2], "shape (2, 8, 8)"),
         ([*IMAGES, IMAGES[0, 0]], "trusted image 50 is uint8 of shape (8, 8)"),
         ([*IMAGES, IMAGES[0][:, :0]], "trusted image 50 is uint8 of shape (3, 0, 8)"),
     ],
 )
 def test_unusable_trusted_images_are_refused(images: Any, words: str) -> None:
-    for call in (lambda: run(fresh(), images=images), lambda: train_denoiser(images)):
-        with pytest.raises(EclipseError) as caught:
-            call()
-        assert words in one_sentence(caught.value)
+    with pytest.raises(EclipseError) as caught:
+        train_denoiser(images)
+    assert words in one_sentence(caught.value)
 
 
 def test_a_denoiser_of_one_size_refuses_others() -> None:
@@ -411,7 +364,7 @@ def test_trained_denoiser_says_how_it_was_trained() -> None:
     expected = {"preset": "fast", "iterations": 4, "iterations done": 4, "minutes": None, "seed": 3}
     assert expected.items() <= trained.items()
     assert trained["trusted images"] == 50
-    assert trained["trusted"] == training.fingerprint_images(IMAGES) != training.fingerprint_images(IMAGES[::-1])
+    assert trained["trusted"] == fingerprint_images(IMAGES) != fingerprint_images(IMAGES[::-1])
 
 
 @pytest.mark.usefixtures("tiny_fast")
@@ -421,18 +374,20 @@ def test_a_higher_noise_level_widens_the_training() -> None:
     assert wider.t_max == wider.schedule.index(60 / 255) + 1 > FAST.denoiser.t_max
 
 
-def into(folder: Path, images: NDArray[np.uint8] = IMAGES, **changes: Any) -> tuple[Denoiser, int]:
+def into(folder: Path, images: NDArray[np.uint8] = IMAGES, seed: int = 0, **options: Any) -> tuple[Denoiser, int]:
     """Train into a folder; return the denoiser and the number of steps that it took."""
-    steps: list[TrainStep] = []
-    options = {"preset": "fast", "iterations": None, "minutes": None, "sigma": None, "seed": 0, "device": "cpu"}
-    return train_into(folder, images, **{**options, "on_step": steps.append, **changes}), len(steps)
+    done: list[TrainStep] = []
+    on_step = options.pop("on_step", done.append)
+    planned = plan_denoiser(presets.PRESETS["fast"], **options)
+    trusted = check_trusted(images, planned.config)
+    return denoiser_in(folder, planned, trusted, Work(seed), on_step=on_step), len(done)
 
 
 @pytest.mark.usefixtures("tiny_fast")
 def test_a_finished_folder_is_used_again(tmp_path: Path) -> None:
-    first, steps = into(tmp_path / "d")
+    first, done = into(tmp_path / "d")
     again, none = into(tmp_path / "d")
-    assert (steps, none) == (6, 0)
+    assert (done, none) == (6, 0)
     assert weights(first) == weights(again) == weights(load_denoiser(tmp_path / "d"))
 
 
@@ -447,29 +402,82 @@ def test_an_interrupted_folder_is_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         into(tmp_path / "d", on_step=interrupt)
     assert not (tmp_path / "d").exists()
-    resumed, steps = into(tmp_path / "d")
-    assert steps == 2
+    resumed, done = into(tmp_path / "d")
+    assert done == 2
     assert weights(resumed) == weights(undisturbed)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "other"]
 
 
-@pytest.mark.usefixtures("tiny_fast")
+def interrupted(folder: Path) -> None:
+    """Leave an unfinished training of a denoiser for a folder."""
+
+    def interrupt(event: TrainStep) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        into(folder, on_step=interrupt)
+
+
+DIFFERENT = {
+    "iterations": {"iterations": 5},
+    "seed": {"seed": 1},
+    "noise levels": {"sigma": 60 / 255},
+    "trusted": {"images": IMAGES[::-1]},
+    "minutes": {"minutes": 1.0},
+}
+
+
+@pytest.mark.usefixtures("tiny_fast", "saving")
+@pytest.mark.parametrize("begin", [into, interrupted])
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_other_settings_are_refused_by_name(tmp_path: Path, begin: Callable[[Path], object], name: str) -> None:
+    begin(tmp_path / "d")
+    with pytest.raises(EclipseError) as caught:
+        into(tmp_path / "d", **DIFFERENT[name])
+    assert "was made with " in one_sentence(caught.value)
+    assert f"{name} = " in str(caught.value) or name == "minutes"  # which also replaces the iterations
+
+
+@pytest.mark.usefixtures("tiny_fast", "saving")
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("iterations", {"iterations": 5}),
-        ("seed", {"seed": 1}),
-        ("noise levels", {"sigma": 60 / 255}),
-        ("trusted", {"images": IMAGES[::-1]}),
-        ("minutes", {"minutes": 1.0}),
+        ("network options widths", {"denoiser": replace(CONFIG, options={"widths": [4, 12], "blocks": [1, 1]})}),
+        ("training batch", {"training": replace(SHORT, batch=9)}),
+        ("training decay", {"training": replace(SHORT, decay=False)}),
+        ("training crop", {"training": replace(SHORT, crop=4)}),
     ],
 )
-def test_a_folder_of_other_settings_is_refused_by_name(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
-    into(tmp_path / "d")
-    with pytest.raises(EclipseError) as caught:
-        into(tmp_path / "d", **changes)
-    assert "was made with " in one_sentence(caught.value)
-    assert f"{name} = " in str(caught.value) or name == "minutes"  # which also replaces the iterations
+def test_an_unfinished_training_by_other_numbers_of_the_preset_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any]
+) -> None:
+    interrupted(tmp_path / "d")
+    monkeypatch.setitem(presets.PRESETS, "fast", replace(presets.PRESETS["fast"], **changes))
+    with pytest.raises(EclipseError, match=f"was made with {name} = "):
+        into(tmp_path / "d")
+
+
+@pytest.mark.usefixtures("tiny_fast", "saving")
+@pytest.mark.parametrize("what", ["settings.json", "denoiser.safetensors"])
+def test_a_damaged_state_is_refused(tmp_path: Path, what: str) -> None:
+    interrupted(tmp_path / "d")
+    damaged = training_folder(tmp_path / "d") / what
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    with pytest.raises(EclipseError, match=f"{damaged} .*delete .*training to (start|begin) anew"):
+        into(tmp_path / "d")
+
+
+@pytest.mark.usefixtures("tiny_fast")
+def test_a_folder_that_another_process_trains_into_is_refused(tmp_path: Path) -> None:
+    with locked(training_folder(tmp_path / "d"), tmp_path / "d"), pytest.raises(EclipseError, match="another process"):
+        into(tmp_path / "d")
+
+
+@pytest.mark.usefixtures("tiny_fast")
+def test_gray_trusted_images_are_trained_on_as_three_equal_planes() -> None:
+    gray = IMAGES[:, :1]
+    color = train_denoiser(np.repeat(gray, 3, axis=1))
+    assert weights(train_denoiser(gray)) == weights(train_denoiser(list(gray))) == weights(color)
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path: Path) -> None:

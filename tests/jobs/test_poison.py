@@ -36,7 +36,7 @@ from eclipse.data.source import load_imageset, load_pictures, open_source
 from eclipse.jobs.poison import poison_job
 from eclipse.parameters import parameters
 from eclipse.runs import manifest as manifests
-from eclipse.runs.state import StageStep
+from eclipse.runs.state import StageStep, Work
 
 
 @pytest.fixture(autouse=True)
@@ -252,7 +252,7 @@ def test_a_speed_is_that_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None
     clock = iter([0.0, 2.0, 10.0, 10.25])
     monkeypatch.setattr(cost.time, "perf_counter", lambda: next(clock))
     images = ImageSet.from_arrays(some_images(300, 16, 16), np.arange(300) % 2)
-    found = cost.expected_cost(make_attack("fake"), images, seed=0, device="cpu")
+    found = cost.expected_cost(make_attack("fake"), images, Work())
     assert found is not None and found.images_per_s == 128 / 0.25, "the second batch counts"
     assert found.minutes == pytest.approx(6 * 300 / 512 / 60)
 

@@ -21,7 +21,7 @@ from eclipse.defenses import DEFENSES, make_defense, victim
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.victim import check_sets, train_victim
 from eclipse.errors import EclipseError
-from eclipse.runs.state import StageStep, State
+from eclipse.runs.state import StageStep, State, Work
 
 QUICK = Recipe(epochs=4, batch=16, lr=0.05, pad=1)
 
@@ -49,7 +49,7 @@ def options(data: Path, *more: object) -> tuple[object, ...]:
 
 
 def test_accuracy_is_that_of_the_test_images_after_each_epoch() -> None:
-    trained = train_victim(labelled(), labelled(20, seed=1), Defense(), "small", replace(QUICK, epochs=12), seed=0)
+    trained = train_victim(labelled(), labelled(20, seed=1), Defense(), "small", replace(QUICK, epochs=12), Work())
     assert [epoch["epoch"] for epoch in trained.epochs] == list(range(1, 13))
     assert trained.accuracy == trained.epochs[-1]["accuracy"] >= 0.9
     assert trained.accuracy == victim.accuracy(trained.network, labelled(20, seed=1))
@@ -89,7 +89,7 @@ class Noted(Defense):
 
 def test_a_defense_acts_on_network_steps_and_batches_in_this_order() -> None:
     defense = Noted(notes=[])
-    train_victim(labelled(32), labelled(8), defense, "small", replace(QUICK, epochs=2), seed=0)
+    train_victim(labelled(32), labelled(8), defense, "small", replace(QUICK, epochs=2), Work())
     batch = ("augment", 16, 2)
     first, second = ("adversary", 0.0), ("adversary", 0.5)
     assert defense.notes == ["adapt", "optimizer", *[batch, first] * 2, *[batch, second] * 2]
@@ -99,8 +99,8 @@ def test_a_defense_acts_on_network_steps_and_batches_in_this_order() -> None:
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path, name: str) -> None:
     defense = make_defense(name, scale="small")
 
-    def go(stages: State) -> victim.Trained:
-        return train_victim(labelled(), labelled(8, seed=1), defense, "small", QUICK, seed=3, stages=stages)
+    def go(state: State) -> victim.Trained:
+        return train_victim(labelled(), labelled(8, seed=1), defense, "small", QUICK, Work(3, state=state))
 
     def die(step: StageStep) -> None:
         if step.done == 2:
@@ -119,7 +119,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path,
 
 def test_the_seed_decides_weights_and_training() -> None:
     def losses(seed: int) -> list[float]:
-        trained = train_victim(labelled(), labelled(8), Defense(), "small", replace(QUICK, epochs=1), seed=seed)
+        trained = train_victim(labelled(), labelled(8), Defense(), "small", replace(QUICK, epochs=1), Work(seed))
         return [epoch["loss"] for epoch in trained.epochs]
 
     assert losses(0) == losses(0) != losses(1)
@@ -129,7 +129,7 @@ def test_a_compiled_network_is_trained_by_the_same_loop(monkeypatch: pytest.Monk
     asked: list[nn.Module] = []
     monkeypatch.setattr(torch, "compile", lambda network: asked.append(network) or network)
     sets, recipe = (labelled(), labelled(8)), replace(QUICK, epochs=1)
-    plain, compiled = (train_victim(*sets, Defense(), "small", recipe, seed=0, compiled=c) for c in (False, True))
+    plain, compiled = (train_victim(*sets, Defense(), "small", recipe, Work(), compiled=c) for c in (False, True))
     assert asked == [compiled.network] and plain.epochs[0]["loss"] == compiled.epochs[0]["loss"]
 
 
@@ -138,8 +138,8 @@ def test_a_compiled_network_is_trained_by_the_same_loop(monkeypatch: pytest.Monk
 def test_every_defense_that_needs_nothing_joins_the_training(name: str, channels: int) -> None:
     quick = {"d-vae": {"epochs": 1}, "op": {"epochs": 1}, "op-plain": {"epochs": 1}}.get(name, {})
     defense = make_defense(name, scale="small", **quick)
-    prepared = defense.prepare(labelled(32, channels=channels), seed=0)
-    trained = train_victim(prepared, labelled(8, channels=channels), defense, "small", replace(QUICK, epochs=1), seed=0)
+    prepared = defense.prepare(labelled(32, channels=channels), None, Work())
+    trained = train_victim(prepared, labelled(8, channels=channels), defense, "small", replace(QUICK, epochs=1), Work())
     assert math.isfinite(trained.epochs[0]["loss"]) and 0 <= trained.accuracy <= 1
 
 
@@ -168,12 +168,12 @@ def test_too_little_memory_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(victim, where, full)
     with pytest.raises(EclipseError, match="cpu has too little memory to train small with batches of 16; expected"):
-        train_victim(labelled(), labelled(8), Defense(), "small", QUICK, seed=0)
+        train_victim(labelled(), labelled(8), Defense(), "small", QUICK, Work())
 
 
 def test_a_training_that_diverges_is_said() -> None:
     with pytest.raises(EclipseError, match="the loss of small is nan after epoch 1: its training diverged; expected"):
-        train_victim(labelled(), labelled(8), Defense(), "small", replace(QUICK, lr=1e30), seed=0)
+        train_victim(labelled(), labelled(8), Defense(), "small", replace(QUICK, lr=1e30), Work())
 
 
 def test_too_little_memory_for_a_defense_is_said_with_the_remedy(

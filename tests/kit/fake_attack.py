@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.surrogate import craft_rows, train_surrogate
 from eclipse.classifiers.fit import Recipe
 from eclipse.classifiers.pgd import PGD, pgd
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
-from eclipse.runs.state import State
+from eclipse.parameters import levels
+from eclipse.runs.state import Work
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,18 @@ class Fake(SurrogateAttack):
     def __post_init__(self) -> None:
         check_radius("Fake", self.radius)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Train the surrogate, then perturb."""
         check_classes("Fake", clean, least=3)
-        crafting = crafting or State()
-        (network,) = train_surrogate(
-            self.surrogate(clean, seed=seed, device=device), clean, self.recipe, crafting, seed=seed, device=device
-        )
-        labels = torch.tensor(clean.require_labels("Fake"), device=device)
+        (network,) = train_surrogate(self.surrogate(clean, work), clean, self.recipe, work)
+        labels = torch.tensor(clean.require_labels("Fake"), device=work.device)
         how = PGD(self.radius, self.step, self.steps, start="uniform", ascend=True)
 
         def craft(rows: slice) -> Tensor:
-            x = to_unit(torch.from_numpy(clean.images[rows].copy()).to(device))
+            x = to_unit(torch.from_numpy(clean.images[rows].copy()).to(work.device))
             return pgd(x, lambda view: F.cross_entropy(network(view), labels[rows], reduction="none"), how)
 
-        return add_noise(clean, craft_rows(clean, crafting, craft, seed=seed, device=device))
+        return add_noise(clean, craft_rows(clean, work, craft))
 
     def passes(self) -> float:
         """Those of training and noise."""

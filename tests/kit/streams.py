@@ -6,9 +6,9 @@ from typing import Any
 
 from eclipse.data.store import Source
 from eclipse.diffusion.denoiser import Denoiser
+from eclipse.diffusion.presets import preset_of
 from eclipse.jobs.job import carry_out
 from eclipse.jobs.purify import Purify
-from eclipse.purification.algorithm import preset_of
 from eclipse.purification.stream import Treatment
 
 
@@ -24,7 +24,7 @@ def purify_source(
 ) -> Mapping[str, Any]:
     """Purify a data set into ``out`` as the command does, and return what the manifest tells."""
     compensate = "once" if treatment.once else "online"
-    preset, folder = preset_of(denoiser), out.with_name("denoiser")
+    preset, folder = preset_of(denoiser.config), out.with_name("denoiser")
     return carry_out(
         Purify(source, out, format, treatment, preset, compensate, denoiser, None, None, folder, batch), tell
     )

@@ -46,21 +46,21 @@ def within_binomial_bounds(share: float, p: float, n: int) -> bool:
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.4, 1.0])
 def test_each_image_turns_gray_with_probability_p(p: float) -> None:
     x = colors(4000, size=2)
-    share = float(is_gray(Compensate(p=p, sigma=0)(x)).float().mean())
+    share = float(is_gray(Compensate(p=p, noise=0)(x)).float().mean())
     assert share == p if p in (0, 1) else within_binomial_bounds(share, p, 4000)
 
 
 def test_gray_is_luma_on_all_channels_and_other_images_stay() -> None:
     x = colors(100)
-    y = Compensate(p=0.4, sigma=0)(x)
+    y = Compensate(p=0.4, noise=0)(x)
     gray = is_gray(y)
     assert torch.allclose(y[gray], (x * LUMA).sum(1, keepdim=True).expand_as(x)[gray], atol=1e-6)
     assert torch.equal(y[~gray], x[~gray])
 
 
-def test_the_noise_is_gaussian_independent_and_of_the_given_sigma() -> None:
+def test_the_noise_is_gaussian_independent_and_as_strong_as_asked_for() -> None:
     x = torch.full((200, 3, 32, 32), 0.5)
-    noise = Compensate(p=0.5, sigma=0.05)(x) - x
+    noise = Compensate(p=0.5, noise=0.05)(x) - x
     assert noise.std().item() == pytest.approx(0.05, rel=0.01)
     assert abs(noise.mean().item()) < 4 * 0.05 / math.sqrt(noise.numel())
     assert (noise.abs() < 0.05).float().mean().item() == pytest.approx(0.6827, abs=0.003)
@@ -70,7 +70,7 @@ def test_the_noise_is_gaussian_independent_and_of_the_given_sigma() -> None:
 
 def test_results_are_clamped_to_the_unit_interval() -> None:
     x = torch.cat([torch.zeros(50, 3, 8, 8), torch.ones(50, 3, 8, 8)])
-    y = Compensate(sigma=0.2)(x)
+    y = Compensate(noise=0.2)(x)
     assert y.min() == 0 and y.max() == 1
     assert (y == x).float().mean().item() == pytest.approx(0.5, abs=0.03)
 
@@ -105,16 +105,16 @@ def test_uint8_is_the_rounded_float_result() -> None:
     exact = Compensate(generator=torch.Generator().manual_seed(3))(x.float() / 255)
     assert stored.dtype == torch.uint8 and stored.shape == x.shape
     assert (stored.float() - exact * 255).abs().max() <= 0.5 + 1e-4
-    assert torch.equal(Compensate(p=0, sigma=0)(x), x)
+    assert torch.equal(Compensate(p=0, noise=0)(x), x)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_pil_image_stays_one(mode: str) -> None:
     pixels = image_set(1, (6, 9, 3)).images[0]
     image = Image.fromarray(pixels).convert(mode)
-    same = Compensate(p=0, sigma=0)(image)
+    same = Compensate(p=0, noise=0)(image)
     assert same.mode == mode and np.array_equal(np.array(same), np.array(image))
-    noisy = Compensate(p=1, sigma=0.05)(image)
+    noisy = Compensate(p=1, noise=0.05)(image)
     assert noisy.mode == mode and noisy.size == (9, 6) and noisy.tobytes() != image.tobytes()
 
 
@@ -122,14 +122,14 @@ def test_a_pil_image_read_from_a_file_gets_the_gray_that_pillow_makes() -> None:
     file = io.BytesIO()
     Image.fromarray(image_set(1, (16, 16, 3)).images[0]).save(file, "PNG")
     image = Image.open(file)
-    gray = np.array(Compensate(p=1, sigma=0)(image)).astype(int)
+    gray = np.array(Compensate(p=1, noise=0)(image)).astype(int)
     assert np.abs(gray - np.array(image.convert("L"))[..., None]).max() <= 1
 
 
 def test_one_channel_is_gray_as_it_is_and_still_gets_noise() -> None:
     x = colors(50)[:, :1]
-    assert torch.equal(Compensate(p=1, sigma=0)(x), x)
-    assert (Compensate(p=1, sigma=0.05)(x) - x).std().item() == pytest.approx(0.05, rel=0.1)
+    assert torch.equal(Compensate(p=1, noise=0)(x), x)
+    assert (Compensate(p=1, noise=0.05)(x) - x).std().item() == pytest.approx(0.05, rel=0.1)
 
 
 def test_gradients_pass_through() -> None:
@@ -149,18 +149,18 @@ def test_the_input_is_not_written_and_half_precision_stays() -> None:
 
 def test_noise_comes_with_its_probability() -> None:
     middle = torch.full((400, 3, 8, 8), 0.5)
-    noisy = (Compensate(p=0, sigma=0.05, q=0.25)(middle) != 0.5).flatten(1).float().mean(1)
+    noisy = (Compensate(p=0, noise=0.05, q=0.25)(middle) != 0.5).flatten(1).float().mean(1)
     assert set(noisy.tolist()) == {0.0, 1.0}
     assert 0.18 < noisy.mean() < 0.32
     stored = ImageSet.from_arrays(np.full((400, 3, 8, 8), 128, np.uint8))
-    changed = (once(stored, p=0, sigma=0.05, q=0.25, seed=0).images != 128).reshape(400, -1).mean(1) > 0.5
+    changed = (once(stored, p=0, noise=0.05, q=0.25, seed=0).images != 128).reshape(400, -1).mean(1) > 0.5
     assert 0.18 < changed.mean() < 0.32
 
 
 def test_with_noise_on_every_image_gray_and_noise_stay_what_they_were() -> None:
     data = ImageSet.from_arrays(np.random.default_rng(0).integers(0, 256, (30, 3, 8, 8), dtype=np.uint8))
-    some, all_ = (once(data, p=0.5, sigma=0.05, q=q, seed=0).images for q in (0.5, 1))
-    plain = once(data, p=0.5, sigma=0, seed=0).images
+    some, all_ = (once(data, p=0.5, noise=0.05, q=q, seed=0).images for q in (0.5, 1))
+    plain = once(data, p=0.5, noise=0, seed=0).images
     alike = [(row == other).all() for row, other in zip(some, all_, strict=True)]
     unnoised = [(row == other).all() for row, other in zip(some, plain, strict=True)]
     assert [a != b for a, b in zip(alike, unnoised, strict=True)] == [True] * 30
@@ -175,10 +175,10 @@ def test_a_noise_probability_is_a_probability(q: float) -> None:
 
 def test_it_fits_pipelines_workers_and_printing() -> None:
     x = colors(3)
-    pipeline = torch.nn.Sequential(torch.nn.Identity(), Compensate(p=0.25, sigma=0.1))
+    pipeline = torch.nn.Sequential(torch.nn.Identity(), Compensate(p=0.25, noise=0.1))
     assert pipeline(x).shape == x.shape
-    assert pickle.loads(pickle.dumps(pipeline))[1].sigma == copy.deepcopy(pipeline)[1].sigma == 0.1
-    assert repr(Compensate()) == "Compensate(p=0.4, sigma=0.05, q=1.0)"
+    assert pickle.loads(pickle.dumps(pipeline))[1].noise == copy.deepcopy(pipeline)[1].noise == 0.1
+    assert repr(Compensate()) == "Compensate(p=0.4, noise=0.05, q=1.0)"
     assert not list(Compensate().parameters())
 
 
@@ -187,10 +187,10 @@ def test_it_fits_pipelines_workers_and_printing() -> None:
 
 def test_once_has_the_grayscale_rate_and_the_noise_of_online() -> None:
     images = image_set(3000, (3, 2, 2))
-    done = once(images, p=0.4, sigma=0.0, seed=0)
+    done = once(images, p=0.4, noise=0.0, seed=0)
     assert within_binomial_bounds(gray_share(done.images), 0.4, 3000)
     middle = ImageSet.from_arrays(np.full((200, 3, 16, 16), 128, np.uint8))
-    noise = once(middle, sigma=0.05, seed=0).images.astype(float) - 128
+    noise = once(middle, noise=0.05, seed=0).images.astype(float) - 128
     assert noise.std() == pytest.approx(12.75, rel=0.02)
     assert abs(noise.mean()) < 0.2
 
@@ -224,12 +224,12 @@ def test_once_keeps_everything_but_the_pixels() -> None:
 def test_once_reads_arrays_that_cannot_be_written() -> None:
     images = image_set(6, (1, 5, 7))
     images.images.setflags(write=False)
-    assert np.array_equal(once(images, p=1, sigma=0, seed=0).images, images.images)
+    assert np.array_equal(once(images, p=1, noise=0, seed=0).images, images.images)
 
 
 def test_gray_images_at_a_small_p_stay_gray_at_a_larger_one() -> None:
     images = image_set(300)
-    few, many = (is_gray(torch.tensor(once(images, p=p, sigma=0, seed=0).images)) for p in (0.3, 0.7))
+    few, many = (is_gray(torch.tensor(once(images, p=p, noise=0, seed=0).images)) for p in (0.3, 0.7))
     assert few.sum() < many.sum() and bool(many[few].all())
 
 
@@ -237,7 +237,7 @@ def test_gray_images_at_a_small_p_stay_gray_at_a_larger_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p", "sigma", "words"),
+    ("p", "noise", "words"),
     [
         (1.2, 0.05, "probability 1.2; expected 0 to 1"),
         (-0.1, 0.05, "probability -0.1; expected 0 to 1"),
@@ -246,11 +246,11 @@ def test_gray_images_at_a_small_p_stay_gray_at_a_larger_one() -> None:
         (0.4, math.nan, "nan; expected 0 or more"),
     ],
 )
-def test_impossible_parameters_are_refused_in_both_modes(p: float, sigma: float, words: str) -> None:
+def test_impossible_parameters_are_refused_in_both_modes(p: float, noise: float, words: str) -> None:
     with pytest.raises(EclipseError, match=words):
-        Compensate(p, sigma)
+        Compensate(p, noise)
     with pytest.raises(EclipseError, match=words):
-        once(image_set(2), p=p, sigma=sigma, seed=0)
+        once(image_set(2), p=p, noise=noise, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from eclipse.data.imageset import ImageSet
 from eclipse.diffusion import presets
 from eclipse.diffusion.denoiser import Denoiser, build_denoiser
-from eclipse.diffusion.presets import FAST, PAPER, PRESETS, Training
+from eclipse.diffusion.presets import FAST, PAPER, PRESETS, Preset, Training, preset_of
 from eclipse.diffusion.samplers import SAMPLERS
 from eclipse.diffusion.trusted import train_denoiser
 from eclipse.errors import EclipseError
-from eclipse.purification import algorithm as purify_module
-from eclipse.purification.algorithm import Purification, absorb, denoise, group_size, preset_of, purification, purify
-from eclipse.purification.arrays import Purifier
+from eclipse.purification import algorithm, arrays
+from eclipse.purification.algorithm import Purification, absorb, denoise, group_size, purification
+from eclipse.purification.arrays import Purifier, purify
 
 SIGMA = 21.6 / 255
 STEPS = {"one-step": 1, "ancestral": 3, "ancestral-posterior": 3, "ddim": 3}
@@ -42,7 +42,7 @@ class Perfect(nn.Module):
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute in float32 also where the machine is faster in bfloat16."""
-    monkeypatch.setattr(purify_module, "compute_dtype", lambda device: (torch.float32, "for a test"))
+    monkeypatch.setattr(algorithm, "compute_dtype", lambda device: (torch.float32, "for a test"))
 
 
 # The same bytes, however the images come
@@ -57,27 +57,34 @@ def fast() -> Denoiser:
     return denoiser
 
 
+def in_parts(images: Pixels, denoiser: Denoiser, size: int, **options: Any) -> Pixels:
+    """The images, purified so many at a time."""
+    ids = [str(i) for i in range(len(images))]
+    slices = [slice(first, first + size) for first in range(0, len(images), size)]
+    return np.concatenate([purify(images[rows], denoiser, ids=ids[rows], **options) for rows in slices])
+
+
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (13, 22)])
-def test_batch_size_does_not_change_a_byte(fast: Denoiser, height: int, width: int) -> None:
+def test_company_does_not_change_a_byte(fast: Denoiser, height: int, width: int) -> None:
     images = some_images(19, height, width)
-    whole = purify(images, fast, batch=256)
-    for batch in (1, 7):
-        np.testing.assert_array_equal(purify(images, fast, batch=batch), whole)
+    whole = purify(images, fast)
+    for size in (1, 7):
+        np.testing.assert_array_equal(in_parts(images, fast, size), whole)
 
 
 @pytest.mark.parametrize(
     ("sampler", "dtype"), [*((name, torch.float32) for name in SAMPLERS), ("ancestral", torch.bfloat16)]
 )
-def test_batch_size_does_not_change_a_byte_of_any_sampler(
+def test_company_does_not_change_a_byte_of_any_sampler(
     monkeypatch: pytest.MonkeyPatch, sampler: str, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(purify_module, "compute_dtype", lambda device: (dtype, "for a test"))
+    monkeypatch.setattr(algorithm, "compute_dtype", lambda device: (dtype, "for a test"))
     denoiser, images = tiny_denoiser(), some_images(9, 32, 32)
     options: dict[str, Any] = {"sampler": sampler, "steps": STEPS[sampler]}
     whole = purify(images, denoiser, **options)
     assert whole.std() > 10
-    for batch in (1, 7):
-        np.testing.assert_array_equal(purify(images, denoiser, batch=batch, **options), whole)
+    for size in (1, 7):
+        np.testing.assert_array_equal(in_parts(images, denoiser, size, **options), whole)
 
 
 @pytest.mark.parametrize("sampler", ["one-step", "ancestral"])
@@ -103,18 +110,25 @@ def test_same_images_get_other_noise_by_id_and_by_seed() -> None:
 
 
 def test_memory_is_bounded_for_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    denoiser, images = tiny_denoiser(), some_images(5, 16, 16)
-    whole = purify(images, denoiser)
+    monkeypatch.setattr(algorithm, "GROUP_PIXELS", {"cpu": 2 * 16 * 16 + 100})
     sizes: list[int] = []
 
     def counting(denoiser: Denoiser, images: Tensor, ids: Sequence[str], how: Purification, seed: int) -> Tensor:
         sizes.append(len(images))
         return absorb(denoiser, images, ids, how, seed)
 
-    monkeypatch.setattr(purify_module, "absorb", counting)
-    monkeypatch.setattr(purify_module, "BATCH_PIXELS", 2 * 16 * 16 + 100)
-    np.testing.assert_array_equal(purify(images, denoiser), whole)
+    monkeypatch.setattr(arrays, "absorb", counting)
+    purify(some_images(5, 16, 16), tiny_denoiser())
     assert sizes == [2, 2, 1]
+
+
+def test_gray_images_are_purified_as_three_equal_planes_of_which_the_rounded_mean_is_kept() -> None:
+    denoiser, images = tiny_denoiser(), some_images(20, 9, 9)[:, :1]
+    color = purify(np.repeat(images, 3, axis=1), denoiser)
+    assert (color != color[:, :1]).any()
+    expected = color.astype(np.float64).mean(axis=1, keepdims=True).round()
+    np.testing.assert_array_equal(purify(images, denoiser), expected)
+    np.testing.assert_array_equal(purify(torch.from_numpy(images), denoiser).numpy(), expected)
 
 
 @pytest.mark.parametrize(("pixels", "size"), [(1, 256), (64, 256), (65, 128), (32 * 32, 16), (33 * 32, 8), (10**7, 1)])
@@ -148,9 +162,9 @@ def test_output_is_in_the_order_of_the_input() -> None:
 @pytest.mark.parametrize("sigma", [6.4 / 255, SIGMA])
 def test_absorbed_images_are_as_noisy_as_asked_for(sigma: float) -> None:
     denoiser, images = build_denoiser(CONFIG), some_images(20, 32, 32)
-    how = Purification(sigma, 1, "one-step")
+    how = purification(FAST, CONFIG, sigma=sigma, steps=1)
     x_t = absorb(denoiser, torch.from_numpy(images), [str(i) for i in range(20)], how, 0)
-    (t_star,) = how.indices(denoiser)
+    (t_star,) = how.indices
     noise = x_t - math.sqrt(CONFIG.schedule.abar[t_star]) * (torch.from_numpy(images).double() / 127.5 - 1)
     assert noise.mean().abs() < 0.01 * sigma
     assert noise.std() / 2 == pytest.approx(sigma, rel=0.01)
@@ -165,7 +179,7 @@ def test_several_steps_draw_noise_that_absorbing_did_not() -> None:
         return x
 
     images, ids = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), ["a", "b", "c", "d"]
-    denoiser, how = build_denoiser(CONFIG), Purification(SIGMA, 2, "ddim")
+    denoiser, how = build_denoiser(CONFIG), purification(FAST, CONFIG, sigma=SIGMA, steps=2, sampler="ddim")
     x_t = absorb(denoiser, images, ids, how, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SAMPLERS, "ddim", asking)
@@ -243,25 +257,27 @@ def test_dropout_of_a_denoiser_in_training_does_not_reach_the_images() -> None:
 
 
 def test_what_is_not_given_is_the_presets() -> None:
-    assert purification(FAST) == Purification(FAST.sigma, FAST.steps, FAST.sampler)
-    assert purification(PAPER, sigma=0.02) == Purification(0.02, PAPER.steps, PAPER.sampler)
+    def numbers(preset: Preset, **options: Any) -> list[Any]:
+        return list(purification(preset, preset.denoiser, **options).numbers().values())
+
+    assert numbers(FAST) == [FAST.sigma, FAST.steps, FAST.sampler]
+    assert numbers(PAPER, sigma=0.1) == [0.1, PAPER.steps, PAPER.sampler]
     one_step = replace(FAST, steps=1, sampler="one-step")
-    assert purification(one_step, steps=6) == Purification(FAST.sigma, 6, "ancestral")
-    assert purification(one_step, steps=6, sampler="ddim") == Purification(FAST.sigma, 6, "ddim")
-    assert purification(PAPER, sampler="one-step") == Purification(PAPER.sigma, 1, "one-step")
+    assert numbers(one_step, steps=6) == [FAST.sigma, 6, "ancestral"]
+    assert numbers(one_step, steps=6, sampler="ddim") == [FAST.sigma, 6, "ddim"]
+    assert numbers(PAPER, sampler="one-step") == [PAPER.sigma, 1, "one-step"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_each_preset_purifies_at_levels_that_its_denoiser_knows(name: str) -> None:
-    denoiser = Denoiser(PRESETS[name].denoiser, nn.Identity())
-    indices = purification(preset_of(denoiser)).indices(denoiser)
-    assert len(indices) == PRESETS[name].steps
-    assert preset_of(denoiser) is PRESETS[name]
+    config = PRESETS[name].denoiser
+    assert len(purification(PRESETS[name], config).indices) == PRESETS[name].steps
+    assert preset_of(config) is PRESETS[name]
 
 
 def test_paper_preset_takes_the_papers_hundred_steps() -> None:
-    denoiser = Denoiser(replace(PAPER.denoiser, preset="imported"), nn.Identity())
-    assert purification(preset_of(denoiser)).indices(denoiser) == tuple(range(99, -1, -1))
+    config = replace(PAPER.denoiser, preset="imported")
+    assert purification(preset_of(config), config).indices == tuple(range(99, -1, -1))
 
 
 @pytest.mark.parametrize(
@@ -270,10 +286,9 @@ def test_paper_preset_takes_the_papers_hundred_steps() -> None:
         (some_images(2).astype(np.float32), {}, "images are float32 of shape (2, 3, 8, 8); expected uint8"),
         (torch.zeros(2, 3, 8, 8), {}, "images are torch.float32 of shape (2, 3, 8, 8); expected uint8"),
         (some_images(2)[0], {}, "of shape (3, 8, 8); expected uint8 (N, 3, H, W)"),
-        (some_images(2)[:, :1], {}, "of shape (2, 1, 8, 8); expected uint8 (N, 3, H, W)"),
+        (some_images(2)[:, :2], {}, "of shape (2, 2, 8, 8); expected uint8 (N, 3, H, W)"),
         (some_images(2)[..., :0], {}, "of shape (2, 3, 8, 0); expected uint8 (N, 3, H, W)"),
         (some_images(2), {"ids": ["a"]}, "1 ids for 2 images"),
-        (some_images(2), {"batch": 0}, "batch 0; expected 1 or more"),
         (some_images(2), {"sigma": 6.4}, "noise level sigma 1632/255 is out of range"),
         (some_images(2), {"sigma": 0.0}, "noise level sigma 0/255 is out of range"),
         (

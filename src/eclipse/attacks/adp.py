@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
+from eclipse.attacks.attack import Attack, check_classes, check_radius
 from eclipse.attacks.crafting.alternating import Alternation, Rounds, min_min
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.classifiers.fit import Recipe
@@ -18,8 +18,9 @@ from eclipse.diffusion.compact import CompactUNet
 from eclipse.diffusion.presets import PAPER
 from eclipse.diffusion.unet import UNet
 from eclipse.errors import EclipseError, unknown
-from eclipse.purification.compensation import SIGMA, P, Q, check_parameters, corrupt
-from eclipse.runs.state import State
+from eclipse.parameters import levels
+from eclipse.purification.compensation import NOISE, P, Q, check_parameters, corrupt
+from eclipse.runs.state import Work
 
 WIDTHS = (8, 24, 48)  # of ``compact``, a tenth of the cost of preset ``fast``: 800 passes/s on one core
 
@@ -42,7 +43,7 @@ class ADP(Attack):
         steps: steps an image and round.
         draws: corruptions C that a gradient is averaged over.
         p: probability of grayscale in C.
-        sigma: standard deviation of the noise in C, on the [0, 1] scale.
+        noise: standard deviation of the noise in C, on the [0, 1] scale.
         q: probability of that noise. All three are the paper's; against another preset, give its numbers.
         train_steps: training steps of the surrogate a round.
         batch: images a training step.
@@ -70,7 +71,7 @@ class ADP(Attack):
     steps: int = 20
     draws: int = 1
     p: float = P
-    sigma: float = SIGMA
+    noise: float = NOISE
     q: float = Q
     train_steps: int = 10
     batch: int = 512
@@ -81,7 +82,7 @@ class ADP(Attack):
 
     def __post_init__(self) -> None:
         check_radius("ADP", self.radius)
-        check_parameters(self.p, self.sigma, self.q)
+        check_parameters(self.p, self.noise, self.q)
         if not self.lr > 0:
             raise EclipseError(f"lr {self.lr:g}; expected more than 0, such as the default 0.001")
         if self.arch not in U_NETS:
@@ -89,26 +90,24 @@ class ADP(Attack):
         self._pgd()
         self._rounds()
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Craft the noise and add it: about 10 rounds of ``steps`` passes for each image."""
         check_classes("ADP", clean)
-        network = self.surrogate(clean, seed=seed, device=device)
+        network = self.surrogate(clean, work)
         noise = Alternation(
             network,
             torch.optim.Adam(network.parameters(), lr=self.lr),
             clean,
             self._rounds(),
-            min_min(network, self._pgd(), compensated(self.p, self.sigma, self.q)),
-            crafting or State(),
-            seed,
-            device,
+            min_min(network, self._pgd(), compensated(self.p, self.noise, self.q)),
+            work,
         ).craft()
         return add_noise(clean, noise)
 
-    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> nn.Module:
+    def surrogate(self, clean: ImageSet, work: Work) -> nn.Module:
         """The untrained surrogate."""
-        with seeded(seed, f"surrogate {self.arch}"):
-            return U_NETS[self.arch](clean.images.shape, clean.num_classes).to(device)
+        with seeded(work.seed, f"surrogate {self.arch}"):
+            return U_NETS[self.arch](clean.images.shape, clean.num_classes).to(work.device)
 
     def passes(self) -> float:
         """Passes for each image in ``max_rounds``: noise, accuracy, and a training of up to one visit a round."""
@@ -122,14 +121,14 @@ class ADP(Attack):
         return Rounds(recipe, self.train_steps, self.target)
 
 
-def compensated(p: float, sigma: float, q: float = Q) -> Transform:
-    """C(x; p, sigma, q), drawn anew at each call; the gradient passes its clamp."""
+def compensated(p: float, noise: float, q: float = Q) -> Transform:
+    """C(x; p, noise, q), drawn anew at each call; the gradient passes its clamp."""
 
     def view(x: Tensor) -> Tensor:
         gray, noisy = torch.rand(2, len(x), 1, 1, 1, device=x.device)
         free = corrupt(x, gray.flatten() < p, torch.zeros_like(x))
-        noise = sigma * (noisy < q) * torch.randn_like(x)
-        return free + (corrupt(x, gray.flatten() < p, noise) - free).detach()
+        drawn = noise * (noisy < q) * torch.randn_like(x)
+        return free + (corrupt(x, gray.flatten() < p, drawn) - free).detach()
 
     return view
 

@@ -14,7 +14,7 @@ from eclipse.classifiers.pgd import scaled_radius
 from eclipse.compute.randomness import normal_like
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class AR(Attack):
         if self.coefficients is not None:
             _check_blocks(self.coefficients)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Perturb every image; its perturbation depends on (seed, class, id) alone; needs no device.
 
         About 0.1 s for 1,000 images of 3x32x32 on one core.
@@ -54,7 +54,7 @@ class AR(Attack):
         length = scaled_radius(self.norm, self.radius, clean.images.shape[1:])
 
         def perturbation(ids: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.floating]:
-            start = normal_like(seed, ids, 0, start_shape(channels, height, width), "ar")
+            start = normal_like(work.seed, ids, 0, start_shape(channels, height, width), "ar")
             signals = simulate(blocks[labels], start, height, width)
             _check_finite(signals, labels)
             return to_l2(signals, length)

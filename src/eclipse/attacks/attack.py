@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +11,7 @@ from eclipse.attacks.crafting.surrogate import new_surrogate
 from eclipse.classifiers.classifier import Classifier
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 
 class Attack(ABC):
@@ -34,21 +33,23 @@ class Attack(ABC):
     radius: float
     small: ClassVar[Mapping[str, Any]] = {}
 
+    def poison(self, clean: ImageSet, *, seed: int = 0, device: str = "cpu") -> ImageSet:
+        """Return the poisoned set: the seed decides it, and a surrogate computes on the device."""
+        return self.craft(clean, Work(seed, device))
+
     @abstractmethod
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Return the same rows with perturbed pixels; labels, ids and order stay.
 
         Args:
             clean: a labelled set.
-            seed: decides the poison.
-            device: where a surrogate computes.
-            crafting: keeps the state and tells the progress of a long crafting; None for neither.
+            work: its seed decides the poison; its state keeps that of a long crafting.
 
         Raises:
             EclipseError: the set has no labels, or is not one that this attack can poison.
         """
 
-    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> nn.Module | None:
+    def surrogate(self, clean: ImageSet, work: Work) -> nn.Module | None:
         """The untrained surrogate for this set, to measure its speed; None where there is none."""
         return None
 
@@ -66,14 +67,9 @@ class SurrogateAttack(Attack):
 
     arch: str
 
-    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> Classifier:
+    def surrogate(self, clean: ImageSet, work: Work) -> Classifier:
         """The untrained surrogate."""
-        return new_surrogate(self.arch, clean, seed, device)
-
-
-def levels(n: float) -> Any:
-    """A field for a length in pixels: n/255 by default, which people give and read in 8-bit levels."""
-    return field(default=n / 255, metadata={"levels": True})
+        return new_surrogate(self.arch, clean, work)
 
 
 def check_radius(attack: str, radius: float) -> None:

@@ -12,7 +12,7 @@ from eclipse.attacks.crafting.perturbation import chunks
 from eclipse.compute.randomness import stream
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 _LARGE = 64  # pixels of the shorter side from which on the authors' settings for ImageNet apply
 
@@ -51,7 +51,7 @@ class CUDA(Attack):
         if self.blur is not None and not 0 <= self.blur <= 1:
             raise EclipseError(f"CUDA blur {self.blur:g}; expected 0 to 1, such as 0.3")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Convolve every image with the kernel of its class, made from (seed, class) alone; needs no device.
 
         About 0.1 s for 1,000 images of 3x32x32 on one core.
@@ -61,7 +61,7 @@ class CUDA(Attack):
         poisoned = np.empty_like(clean.images)
         for label in np.unique(labels).tolist():
             rows = np.flatnonzero(labels == label)
-            kernel = self.kernel_of(label, min(clean.images.shape[2:]), seed)
+            kernel = self.kernel_of(label, min(clean.images.shape[2:]), work.seed)
             for part in chunks(clean.images[rows]):
                 poisoned[rows[part]] = _to_full_range(convolve(clean.images[rows[part]], kernel))
         return clean.with_images(poisoned)

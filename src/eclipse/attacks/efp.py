@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius
 from eclipse.attacks.crafting.objectives import centroids, craft_pgd, feature_distance, present_classes
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.surrogate import train_surrogate
@@ -17,7 +17,8 @@ from eclipse.classifiers.fit import RECIPES, Recipe
 from eclipse.classifiers.pgd import PGD, Loss, adversary
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import unknown
-from eclipse.runs.state import State
+from eclipse.parameters import levels
+from eclipse.runs.state import Work
 
 VARIANTS = ("push", "pull")
 
@@ -78,27 +79,24 @@ class EFP(SurrogateAttack):
         if self.variant not in VARIANTS:
             raise unknown("variant of EFP", self.variant, VARIANTS)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Train the reference and move the features of every image."""
         check_classes("EFP", clean)
-        crafting = crafting or State()
         (network,) = train_surrogate(
-            self.surrogate(clean, seed=seed, device=device),
+            self.surrogate(clean, work),
             clean,
             self.recipe,
-            crafting,
-            seed=seed,
-            device=device,
+            work,
             adversary=adversary(self._against()),
         )
-        means, own = centroids(network, clean, device), present_classes(clean, device)[1]
+        means, own = centroids(network, clean, work.device), present_classes(clean, work.device)[1]
 
         def objective(rows: slice) -> Loss:
             if self.variant == "push":
                 return feature_distance(network, means[own[rows]])
             return _distance_to_nearest_other(network, means, own[rows])
 
-        noise = craft_pgd(clean, crafting, objective, self._how(), seed=seed, device=device, transform=flip_shift())
+        noise = craft_pgd(clean, work, objective, self._how(), transform=flip_shift())
         return add_noise(clean, noise)
 
     def passes(self) -> float:

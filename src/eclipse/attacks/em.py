@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius
 from eclipse.attacks.crafting.alternating import Alternation, Rounds, min_min
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.classifiers.fit import Recipe, make_optimizer
 from eclipse.classifiers.pgd import PGD
 from eclipse.data.imageset import ImageSet
-from eclipse.runs.state import State
+from eclipse.parameters import levels
+from eclipse.runs.state import Work
 
 _WHOLE = 0.01  # levels; a float16 that stands for 8 levels may be this much short of them
 
@@ -74,10 +75,10 @@ class EM(SurrogateAttack):
         self._pgd()
         self._rounds()
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Craft the noise and add it: about 10 rounds of ``steps`` passes for each image."""
         check_classes("EM", clean)
-        network = self.surrogate(clean, seed=seed, device=device)
+        network = self.surrogate(clean, work)
         rounds = self._rounds()
         noise = Alternation(
             network,
@@ -85,9 +86,7 @@ class EM(SurrogateAttack):
             clean,
             rounds,
             min_min(network, self._pgd()),
-            crafting or State(),
-            seed,
-            device,
+            work,
         ).craft()
         if self.positive_only:
             return add_noise(clean, np.floor(noise.clip(0).astype(np.float32) * 255 + _WHOLE) / 255)

@@ -6,15 +6,16 @@ from typing import Any, ClassVar
 
 import torch
 
-from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius
 from eclipse.attacks.crafting.objectives import craft_pgd
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.surrogate import train_surrogate
 from eclipse.attacks.crafting.transforms import flip_shift
 from eclipse.classifiers.fit import RECIPES, Recipe
-from eclipse.classifiers.pgd import PGD, adversary, cross_entropy
+from eclipse.classifiers.pgd import PGD, Loss, adversary, cross_entropy
 from eclipse.data.imageset import ImageSet
-from eclipse.runs.state import State
+from eclipse.parameters import levels
+from eclipse.runs.state import Work
 
 _RECIPE = Recipe(epochs=10, batch=128, lr=0.1, weight_decay=5e-4)
 
@@ -65,25 +66,22 @@ class HYPO(SurrogateAttack):
         self._how()
         self._against()
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Train the surrogate and perturb every image towards its own class."""
         check_classes("HYPO", clean)
-        crafting = crafting or State()
         (network,) = train_surrogate(
-            self.surrogate(clean, seed=seed, device=device),
+            self.surrogate(clean, work),
             clean,
             self.recipe,
-            crafting,
-            seed=seed,
-            device=device,
+            work,
             adversary=adversary(self._against()),
         )
-        labels = torch.tensor(clean.require_labels("HYPO"), device=device)
-        noise = craft_pgd(
-            clean, crafting, lambda rows: cross_entropy(network, labels[rows]), self._how(),
-            seed=seed, device=device, transform=flip_shift(),
-        )  # fmt: skip
-        return add_noise(clean, noise)
+        labels = torch.tensor(clean.require_labels("HYPO"), device=work.device)
+
+        def objective(rows: slice) -> Loss:
+            return cross_entropy(network, labels[rows])
+
+        return add_noise(clean, craft_pgd(clean, work, objective, self._how(), transform=flip_shift()))
 
     def passes(self) -> float:
         """Those of adversarial training and of all steps."""

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eclipse.attacks.crafting.perturbation import apply
 from eclipse.data.layouts.folder import is_image, png_path
 from eclipse.data.layouts.npz import array_headers, load_array
 from eclipse.data.picture import Picture, Pixels, size_in_words
+from eclipse.data.pixels import add
 from eclipse.data.source import open_source
 from eclipse.data.store import Row, Source, comparable_classes, fingerprint_files
 from eclipse.errors import EclipseError, unknown
@@ -251,7 +251,7 @@ class SignedPerturbation:
                     f"{row.name} is {size_in_words(picture.rgb)} and the perturbation is {size_in_words(values)}; "
                     "expected the same size"
                 )
-            yield row, picture, apply(picture.rgb, scale * values)
+            yield row, picture, add(picture.rgb, scale * values)
 
 
 def is_perturbation(spec: str) -> bool:

@@ -14,7 +14,7 @@ from eclipse.classifiers.pgd import scaled_radius
 from eclipse.compute.randomness import normal_like, stream
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 _CLASS_SEP = 10.0  # half the side of the hypercube, as in the authors' code
 
@@ -45,16 +45,16 @@ class LSP(Attack):
         if self.radius <= 0:
             raise EclipseError(f"LSP radius {self.radius:g}; expected more than 0, such as the default 1.3")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Perturb every image; its perturbation depends on (seed, class, id) alone; needs no device."""
         channels, height, width = clean.images.shape[1:]
         patch = self._patch(height, width)
         grid = (channels, math.ceil(height / patch), math.ceil(width / patch))
-        vertices = _vertices(seed, clean.num_classes, math.prod(grid))
+        vertices = _vertices(work.seed, clean.num_classes, math.prod(grid))
         length = scaled_radius(self.norm, self.radius, clean.images.shape[1:])
 
         def perturbation(ids: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.floating]:
-            points = _points(seed, ids, labels, vertices).reshape(-1, *grid)
+            points = _points(work.seed, ids, labels, vertices).reshape(-1, *grid)
             patches = points.repeat(patch, axis=2).repeat(patch, axis=3)
             return to_l2(patches[:, :, :height, :width], length)
 

@@ -11,7 +11,7 @@ from eclipse.attacks.attack import Attack, check_classes
 from eclipse.attacks.crafting.perturbation import chunks
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 # On the [0, 1] scale; what one image among millions causes is more. It makes pixels comparable that are constant.
 _LEAST_DEVIATION = 1e-6
@@ -42,7 +42,7 @@ class OPS(Attack):
         if self.radius < 1 or self.radius != int(self.radius):
             raise EclipseError(f"OPS radius of {self.radius:g} pixels; expected a whole number, 1 or more")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Replace the pixels of every class, which the set alone decides; needs neither seed nor device."""
         check_classes("OPS", clean)
         labels = clean.require_labels("OPS")

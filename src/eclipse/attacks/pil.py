@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eclipse.attacks.attack import Attack, check_classes, check_radius, levels
+from eclipse.attacks.attack import Attack, check_classes, check_radius
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.surrogate import craft_rows, train_surrogate
 from eclipse.classifiers.classifier import Classifier
@@ -18,7 +18,8 @@ from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
 from eclipse.errors import EclipseError
-from eclipse.runs.state import State
+from eclipse.parameters import levels
+from eclipse.runs.state import Work
 
 
 class LinearNet(Classifier):
@@ -74,19 +75,16 @@ class PIL(Attack):
         if not 0 < self.balance <= 1:
             raise EclipseError(f"PIL balance {self.balance:g}; expected more than 0 and at most 1, such as 0.9")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Train the linear surrogate, then optimize the noise of every image against it."""
         check_classes("PIL", clean)
         labels = torch.from_numpy(clean.require_labels("PIL").copy())
-        crafting = crafting or State()
         recipe = Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr, schedule="cosine", pad=0, flip=False)
-        (network,) = train_surrogate(
-            self.surrogate(clean, seed=seed, device=device), clean, recipe, crafting, seed=seed, device=device
-        )
+        (network,) = train_surrogate(self.surrogate(clean, work), clean, recipe, work)
 
         def craft(rows: slice) -> Tensor:
-            x = to_unit(torch.from_numpy(clean.images[rows].copy()).to(device))
-            y = labels[rows].to(device)
+            x = to_unit(torch.from_numpy(clean.images[rows].copy()).to(work.device))
+            y = labels[rows].to(work.device)
 
             def loss(poisoned: Tensor) -> Tensor:
                 shortcut = F.cross_entropy(network(x - poisoned), y, reduction="none")
@@ -95,12 +93,12 @@ class PIL(Attack):
 
             return pgd(x, loss, self._noise())
 
-        return add_noise(clean, craft_rows(clean, crafting, craft, seed=seed, device=device))
+        return add_noise(clean, craft_rows(clean, work, craft))
 
-    def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> LinearNet:
+    def surrogate(self, clean: ImageSet, work: Work) -> LinearNet:
         """The linear classifier before its training."""
-        with seeded(seed, "surrogate linear"):
-            return LinearNet(math.prod(clean.images.shape[1:]), clean.num_classes).to(device)
+        with seeded(work.seed, "surrogate linear"):
+            return LinearNet(math.prod(clean.images.shape[1:]), clean.num_classes).to(work.device)
 
     def passes(self) -> float:
         """Each step of the noise looks at the noise and at the image."""

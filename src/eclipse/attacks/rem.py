@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius
 from eclipse.attacks.crafting.alternating import Alternation, Moves, Rounds, poisoned
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.transforms import crop_flip
@@ -14,7 +14,8 @@ from eclipse.classifiers.fit import Recipe, make_optimizer
 from eclipse.classifiers.pgd import PGD, cross_entropy, pgd
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import State
+from eclipse.parameters import levels
+from eclipse.runs.state import Work
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,10 @@ class REM(SurrogateAttack):
         self._adversary()
         self._rounds(1)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Train the surrogate, craft the noise against it and add it: about 7,700 passes an image as published."""
         check_classes("REM", clean)
-        network = self.surrogate(clean, seed=seed, device=device)
+        network = self.surrogate(clean, work)
         rounds = self._rounds(len(clean))
         noise = Alternation(
             network,
@@ -92,9 +93,7 @@ class REM(SurrogateAttack):
             clean,
             rounds,
             self._moves(network),
-            crafting or State(),
-            seed,
-            device,
+            work,
         ).craft()
         return add_noise(clean, noise)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius
 from eclipse.attacks.crafting.objectives import centroids, craft_pgd, feature_distance, present_classes
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.surrogate import train_surrogate
@@ -16,7 +16,8 @@ from eclipse.classifiers.fit import RECIPES, Recipe, unit_rows
 from eclipse.classifiers.pgd import PGD, Loss, cross_entropy, gradient, project
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError, unknown
-from eclipse.runs.state import State
+from eclipse.parameters import levels
+from eclipse.runs.state import Work
 
 VARIANTS = {"sep": 30, "fa": 30, "fa-vr": 15}
 """How many checkpoints each variant takes in the paper."""
@@ -83,28 +84,25 @@ class SEP(SurrogateAttack):
         if self.inner < 1:
             raise EclipseError(f"{self.inner} inner steps of SEP; expected at least 1")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Train the surrogate and perturb every image towards the class half of those that the set has further on."""
         check_classes("SEP", clean)
-        crafting = crafting or State()
         networks = train_surrogate(
-            self.surrogate(clean, seed=seed, device=device),
+            self.surrogate(clean, work),
             clean,
             self.recipe,
-            crafting,
-            seed=seed,
-            device=device,
+            work,
             keep=self._epochs(),
         )
-        losses = [_towards_far(f, clean, device, features=self.variant != "sep") for f in networks]
+        losses = [_towards_far(f, clean, work.device, features=self.variant != "sep") for f in networks]
 
         def objective(rows: slice) -> Loss:
-            here, x = [loss(rows) for loss in losses], unit_rows(clean, rows, device)
+            here, x = [loss(rows) for loss in losses], unit_rows(clean, rows, work.device)
             if self.variant == "fa-vr":
                 return _with_gradient(lambda at: self._reduced(at, x, here))
             return _with_gradient(lambda at: torch.stack([gradient(at, loss) for loss in here]).mean(0))
 
-        return add_noise(clean, craft_pgd(clean, crafting, objective, self._how(), seed=seed, device=device))
+        return add_noise(clean, craft_pgd(clean, work, objective, self._how()))
 
     def passes(self) -> float:
         """Those of its training and of all checkpoints in all steps."""

@@ -9,17 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius, levels
+from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius
 from eclipse.attacks.crafting.objectives import craft_pgd, present_classes
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.surrogate import row_groups, train_surrogate
 from eclipse.attacks.crafting.transforms import flip_shift
 from eclipse.classifiers.fit import RECIPES, Recipe, unit_rows
-from eclipse.classifiers.pgd import PGD, Transform, cross_entropy
+from eclipse.classifiers.pgd import PGD, Loss, Transform, cross_entropy
 from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.state import State
+from eclipse.parameters import levels
+from eclipse.runs.state import Work
 
 _RECIPE = Recipe(
     epochs=40, batch=128, lr=0.1, weight_decay=5e-4, nesterov=True, pad=0, flip=False,
@@ -72,34 +73,31 @@ class TAP(SurrogateAttack):
         if self.restarts < 1:
             raise EclipseError(f"TAP restarts {self.restarts}; expected at least 1")
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Train the surrogate and perturb every image towards the next class that the set has."""
         check_classes("TAP", clean)
-        crafting = crafting or State()
-        transform = _augmentation(clean, device)
+        transform = _augmentation(clean, work.device)
         (network,) = train_surrogate(
-            self.surrogate(clean, seed=seed, device=device),
+            self.surrogate(clean, work),
             clean,
             self.recipe,
-            crafting,
-            seed=seed,
-            device=device,
+            work,
             augment=lambda x, y: (transform(x), y),
         )
-        classes, own = present_classes(clean, device)
+        classes, own = present_classes(clean, work.device)
         targets = classes[(own + 1) % len(classes)]
 
+        def objective(rows: slice) -> Loss:
+            return cross_entropy(network, targets[rows])
+
         def restart(stage: str) -> NDArray[np.float16]:
-            return craft_pgd(
-                clean, crafting, lambda rows: cross_entropy(network, targets[rows]), self._how(),
-                seed=seed, device=device, transform=transform, stage=stage,
-            )  # fmt: skip
+            return craft_pgd(clean, work, objective, self._how(), transform=transform, stage=stage)
 
         if self.restarts == 1:
             return add_noise(clean, restart("noise"))
         return min(
             (add_noise(clean, restart(f"restart {i}")) for i in range(1, self.restarts + 1)),
-            key=lambda poisoned: _mean_loss(network, poisoned, targets, transform, seed, device),
+            key=lambda poisoned: _mean_loss(network, poisoned, targets, transform, work),
         )
 
     def passes(self) -> float:
@@ -116,12 +114,10 @@ def _augmentation(clean: ImageSet, device: str) -> Transform:
 
 
 @torch.no_grad()
-def _mean_loss(
-    network: nn.Module, poisoned: ImageSet, targets: Tensor, transform: Transform, seed: int, device: str
-) -> float:
+def _mean_loss(network: nn.Module, poisoned: ImageSet, targets: Tensor, transform: Transform, work: Work) -> float:
     total = 0.0
-    with seeded(seed, "restarts", device=device):  # the same shifts for each restart
+    with seeded(work.seed, "restarts", device=work.device):  # the same shifts for each restart
         for rows in row_groups(poisoned):
             loss = cross_entropy(network, targets[rows])
-            total += float(loss(transform(unit_rows(poisoned, rows, device))).double().sum())
+            total += float(loss(transform(unit_rows(poisoned, rows, work.device))).double().sum())
     return total / len(poisoned)

@@ -7,11 +7,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eclipse.attacks.attack import Attack, check_radius, levels
+from eclipse.attacks.attack import Attack, check_radius
 from eclipse.attacks.crafting.perturbation import perturb
 from eclipse.compute.randomness import stream
 from eclipse.data.imageset import ImageSet
-from eclipse.runs.state import State
+from eclipse.parameters import levels
+from eclipse.runs.state import Work
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,13 @@ class URP(Attack):
     def __post_init__(self) -> None:
         check_radius("URP", self.radius)
 
-    def poison(self, clean: ImageSet, *, seed: int, device: str = "cpu", crafting: State | None = None) -> ImageSet:
+    def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Add to every image the noise of its class, made from (seed, class) alone; needs no device."""
         shape = clean.images.shape[1:]
 
         def perturbation(_: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.float64]:
             classes, rows = np.unique(labels, return_inverse=True)
-            return np.stack([self._noise(seed, label, shape) for label in classes.tolist()])[rows]
+            return np.stack([self._noise(work.seed, label, shape) for label in classes.tolist()])[rows]
 
         return perturb(clean, perturbation, "URP")
 

@@ -84,7 +84,7 @@ class Cache:
         Args:
             kind: of set, for its place.
             decides: everything that decides it.
-            make: makes it, with its state in the given stages.
+            make: makes it, with its state in the given one.
             on_step: is told the progress.
         """
         path = self._place(kind, key(decides))

@@ -19,7 +19,7 @@ from eclipse.defenses.defense import Defense
 from eclipse.defenses.victim import Trained, train_victim
 from eclipse.parameters import all_fields
 from eclipse.runs.manifest import date, versions
-from eclipse.runs.state import StageStep, State
+from eclipse.runs.state import StageStep, State, Work
 
 Tell = Callable[[StageStep], None]
 
@@ -75,9 +75,7 @@ class Bench:
             defense,
             choice.arch,
             self.recipe,
-            seed=choice.seed,
-            device=self.device,
-            stages=State(None, tell),
+            Work(choice.seed, self.device, State(None, tell)),
         )
         return {
             "version": VERSION,
@@ -124,9 +122,9 @@ class Bench:
         if attack is None:
             return Kept(self._kept.load(fingerprint), fingerprint, 0.0, True)
 
-        def make(stages: State) -> ImageSet:
+        def make(state: State) -> ImageSet:
             clean = self._kept.load(fingerprint)
-            return attack.poison(clean, seed=self.grid.attacks.seed, device=self.device, crafting=stages)
+            return attack.craft(clean, Work(self.grid.attacks.seed, self.device, state))
 
         return self._kept.made("poisoned", self._poisons[name], make, tell)
 
@@ -136,10 +134,10 @@ class Bench:
         if defense.preparation() is None:
             return poisoned
 
-        def make(stages: State) -> ImageSet:
+        def make(state: State) -> ImageSet:
             trusted = self._trusted(defense)
             images = None if trusted is None else self._kept.load(trusted)
-            return defense.prepare(poisoned.images, images, seed=seed, device=self.device, stages=stages)
+            return defense.prepare(poisoned.images, images, Work(seed, self.device, state))
 
         return self._kept.made("prepared", self._preparing(name, poisoned.fingerprint), make, tell)
 

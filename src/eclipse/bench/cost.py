@@ -15,6 +15,7 @@ from eclipse.bench.runner import Results
 from eclipse.classifiers.classifier import make_classifier
 from eclipse.compute.device import enough_memory, seeded
 from eclipse.data.imageset import ImageSet
+from eclipse.runs.state import Work
 
 Key = TypeVar("Key")
 
@@ -70,7 +71,7 @@ def _poisons(bench: Bench, cells: Sequence[Choice], train: ImageSet) -> dict[str
     found = {}
     for name in dict.fromkeys(cell.attack for cell in cells):
         if (attack := bench.grid.attack(name)) and not bench.crafted(name):
-            cost = expected_cost(attack, train, seed=bench.grid.attacks.seed, device=bench.device)
+            cost = expected_cost(attack, train, Work(bench.grid.attacks.seed, bench.device))
             found[name] = cost.minutes if cost else 0.0
     return found
 

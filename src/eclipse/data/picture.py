@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from eclipse.data.pixels import gray, to_color
 from eclipse.errors import EclipseError
 
 Pixels = NDArray[np.uint8]
@@ -92,19 +93,13 @@ def size_in_words(pixels: NDArray[Any]) -> str:
 def repainted(picture: Picture, rgb: Pixels) -> Picture:
     """The picture with other pixels (3, H, W); one that was gray stays so."""
     if picture.gray:
-        gray = rgb.mean(axis=0, dtype=np.float32).round().astype(np.uint8)
-        rgb = np.repeat(gray[None], 3, axis=0)
+        rgb = to_color(gray(rgb))
     return replace(picture, rgb=rgb)
 
 
 def planes(picture: Picture) -> Pixels:
-    """Return the planes that are stored, (1..4, H, W): one or three of color, then alpha where there is one.
-
-    Gray is the rounded mean of the three planes, which is exact when they are equal.
-    """
-    color = picture.rgb
-    if picture.gray:
-        color = ((color.sum(axis=0, dtype=np.uint16, keepdims=True) + 1) // 3).astype(np.uint8)
+    """Return the planes that are stored, (1..4, H, W): one or three of color, then alpha where there is one."""
+    color = gray(picture.rgb) if picture.gray else picture.rgb
     return color if picture.alpha is None else np.concatenate((color, picture.alpha[None]))
 
 

@@ -10,7 +10,7 @@ from eclipse.classifiers.pgd import PGD, adversary, scaled_radius
 from eclipse.compute.device import autocast
 from eclipse.defenses.defense import Defense
 from eclipse.errors import EclipseError, unknown
-from eclipse.parameters import all_fields
+from eclipse.parameters import LEVELS, all_fields
 
 USUAL = {
     "L2": PGD(0.5, 0.1, steps=7, norm="L2", start="normal", ascend=True),
@@ -45,7 +45,7 @@ class AT(Defense):
     acts: ClassVar[str] = "training"
     small: ClassVar[Mapping[str, Any]] = {"steps": 3, "step_share": 0.5}
     norm: str = field(default="L2", metadata={"variant": True})
-    radius: float | None = field(default=None, metadata={"levels": True})
+    radius: float | None = field(default=None, metadata=LEVELS)
     step_share: float | None = None
     steps: int | None = None
 

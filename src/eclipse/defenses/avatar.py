@@ -1,18 +1,20 @@
 """AVATAR: diffusion purification at a high noise level."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense, need
-from eclipse.defenses.purifying import TrainedPurification, purify_set
+from eclipse.defenses.purifying import TrainedPurification, trained_purification
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
+from eclipse.diffusion.presets import preset_of
 from eclipse.diffusion.schedule import NoiseSchedule
-from eclipse.parameters import all_fields
-from eclipse.purification.algorithm import Purification
-from eclipse.runs.state import State
+from eclipse.parameters import LEVELS, all_fields
+from eclipse.purification.algorithm import purification
+from eclipse.purification.arrays import purify_set
+from eclipse.runs.state import Work
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class AVATAR(Defense):
     acts: ClassVar[str] = "data"
     trusted: ClassVar[str] = "a clean set"
     small: ClassVar[Mapping[str, Any]] = {"preset": "fast", "steps": 10}
-    sigma: float = NoiseSchedule("linear", 1000).sigma(99)
+    sigma: float = field(default=NoiseSchedule("linear", 1000).sigma(99), metadata=LEVELS)
     steps: int = 100
     sampler: str = "ancestral"
     denoiser: str | None = None
@@ -62,22 +64,14 @@ class AVATAR(Defense):
         """What the network to be trained stands on."""
         return self._trained().package if self.denoiser is None else None
 
-    def prepare(
-        self,
-        data: ImageSet,
-        trusted: ImageSet | None = None,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        stages: State | None = None,
-    ) -> ImageSet:
+    def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Purify the images with the given denoiser, or with one of the trusted images."""
-        stages = stages or State()
         if self.denoiser is None:
             clean = need(trusted, "AVATAR", "a clean set")
-            return self._trained().purify(data, clean, seed=seed, device=device, stages=stages)
+            return self._trained().purify(data, clean, work)
         given = load_denoiser(Path(self.denoiser))
-        return purify_set(data, given, self._trained().how, seed=seed, device=device, stages=stages)
+        how = purification(preset_of(given.config), given.config, **self._numbers())
+        return purify_set(data, given, how, work)
 
     def settings(self) -> dict[str, Any]:
         """All fields, with the preset's numbers where a denoiser is trained, or the fingerprint of the given one."""
@@ -91,4 +85,7 @@ class AVATAR(Defense):
         return 1.0 + self._trained().cost()
 
     def _trained(self) -> TrainedPurification:
-        return TrainedPurification(self.preset, Purification(self.sigma, self.steps, self.sampler), self.iterations)
+        return trained_purification(self.preset, self.iterations, **self._numbers())
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"sigma": self.sigma, "steps": self.steps, "sampler": self.sampler}

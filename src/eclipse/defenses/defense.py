@@ -11,7 +11,7 @@ from eclipse.classifiers.fit import Recipe, make_optimizer
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
 from eclipse.parameters import all_fields
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 
 class Defense:
@@ -46,23 +46,13 @@ class Defense:
         """An optional package that it needs with its present fields, and the extra that installs it."""
         return None
 
-    def prepare(
-        self,
-        data: ImageSet,
-        trusted: ImageSet | None = None,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        stages: State | None = None,
-    ) -> ImageSet:
+    def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Return the set to train on.
 
         Args:
             data: the suspicious images.
             trusted: what the defense needs that is clean; None for one that needs nothing.
-            seed: decides the result, with the images.
-            device: where to compute.
-            stages: keeps the state and tells the progress of long work; None for neither.
+            work: its seed decides the result, with the images; its state keeps that of long work.
 
         Raises:
             EclipseError: the images, or the trusted ones, are not what the defense can work with.

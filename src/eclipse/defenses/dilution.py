@@ -9,7 +9,7 @@ import numpy as np
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense, need
 from eclipse.errors import EclipseError
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 _PREFIX = "trusted/"
 
@@ -26,15 +26,7 @@ class Dilution(Defense):
     acts: ClassVar[str] = "data"
     trusted: ClassVar[str] = "labelled images"
 
-    def prepare(
-        self,
-        data: ImageSet,
-        trusted: ImageSet | None = None,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        stages: State | None = None,
-    ) -> ImageSet:
+    def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Append the trusted images; their ids get a prefix that makes them unlike those of the others."""
         trusted = fitting(data, trusted, "dilution")
         prefix = _PREFIX
@@ -63,15 +55,7 @@ class TrustedOnly(Defense):
     ignores_data: ClassVar[bool] = True
     equal_steps: bool = True
 
-    def prepare(
-        self,
-        data: ImageSet,
-        trusted: ImageSet | None = None,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        stages: State | None = None,
-    ) -> ImageSet:
+    def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Return the trusted images in place of the others; the ids of repeated ones get the number of the copy."""
         trusted = fitting(data, trusted, "trusted-only")
         if not self.equal_steps:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from eclipse.data.pixels import quantize, to_unit
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.disentangling import DisentanglingVAE, Parts
 from eclipse.errors import EclipseError
-from eclipse.runs.state import State, pack, unpack
+from eclipse.runs.state import Work, pack, unpack
 
 _ROWS = 256  # purified at a time; part of what decides the bytes
 _GFLOP = 0.84  # of one pass of one 32x32 image at the published width, a multiply-add counted as two
@@ -79,44 +79,36 @@ class DVAE(Defense):
         if not self.lr > 0:
             raise EclipseError(f"learning rate {self.lr:g} of D-VAE; expected more than 0, such as 0.005")
 
-    def prepare(
-        self,
-        data: ImageSet,
-        trusted: ImageSet | None = None,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        stages: State | None = None,
-    ) -> ImageSet:
+    def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Train on the images, take off their perturbations, and do so again."""
         data.require_labels("the defense D-VAE")
         if not len(data):
             raise EclipseError("D-VAE is trained on the images that it purifies, and there are 0; expected more")
-        how: dict[str, Any] = {"seed": seed, "device": resolve_device(device)}
-        rough = self.train_network(data, 1, stages=stages or State(), **how)
-        x1 = _mapped(data, lambda x, y: x - rough(x, y).perturbation, "d-vae rough", **how)
-        fine = self.train_network(x1, 2, stages=stages or State(), **how)
-        return _mapped(x1, lambda x, y: fine((x - fine(x, y).perturbation).clamp(0, 1), y).image, "d-vae fine", **how)
+        work = replace(work, device=resolve_device(work.device))
+        rough = self.train_network(data, 1, work)
+        x1 = _mapped(data, lambda x, y: x - rough(x, y).perturbation, "d-vae rough", work)
+        fine = self.train_network(x1, 2, work)
+        return _mapped(x1, lambda x, y: fine((x - fine(x, y).perturbation).clamp(0, 1), y).image, "d-vae fine", work)
 
-    def train_network(self, data: ImageSet, stage: int, *, seed: int, device: str, stages: State) -> DisentanglingVAE:
+    def train_network(self, data: ImageSet, stage: int, work: Work) -> DisentanglingVAE:
         """Train the network of the first or the second stage, going on after the last epoch that is on record."""
         name, target = f"d-vae stage {stage}", self.targets[stage - 1]
-        network = self._network(data, name, seed).to(device)
+        network = self._network(data, name, work.seed).to(work.device)
         optimizer = torch.optim.Adam(network.parameters(), lr=self.lr)
         done = 0
-        if found := stages.load(name):
+        if found := work.state.load(name):
             unpack(found[0], network, optimizer)
             done = found[1]["epoch"]
-        images = torch.from_numpy(data.images.copy()).to(device)
-        labels = torch.tensor(data.require_labels(name), device=device)
+        images = torch.from_numpy(data.images.copy()).to(work.device)
+        labels = torch.tensor(data.require_labels(name), device=work.device)
         for epoch in range(done, self.epochs):
             optimizer.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-            with seeded(seed, name, epoch, device):
+            with seeded(work.seed, name, epoch, work.device):
                 loss = self._epoch(network.train(), optimizer, images, labels, target, epoch >= self.free_epochs)
             if not math.isfinite(loss):
                 raise EclipseError(f"D-VAE's loss is {loss} after epoch {epoch + 1}; expected a number: lower its lr")
-            stages.save(name, pack(network, optimizer), {"epoch": epoch + 1})
-            stages.tell(name, epoch + 1, self.epochs, loss=loss)
+            work.state.save(name, pack(network, optimizer), {"epoch": epoch + 1})
+            work.state.tell(name, epoch + 1, self.epochs, loss=loss)
         return network.eval().requires_grad_(False)
 
     def cost(self) -> float:
@@ -159,14 +151,12 @@ class DVAE(Defense):
 
 
 @torch.no_grad()
-def _mapped(
-    data: ImageSet, change: Callable[[Tensor, Tensor], Tensor], purpose: str, *, seed: int, device: str
-) -> ImageSet:
+def _mapped(data: ImageSet, change: Callable[[Tensor, Tensor], Tensor], purpose: str, work: Work) -> ImageSet:
     """Change all images of a set; what is drawn depends on (seed, purpose, first row of the batch) alone."""
     out, labels = np.empty_like(data.images), torch.tensor(data.require_labels(purpose))
     for first in range(0, len(data), _ROWS):
         rows = slice(first, first + _ROWS)
-        x = to_unit(torch.from_numpy(data.images[rows].copy()).to(device))
-        with seeded(seed, purpose, first, device):
-            out[rows] = quantize(change(x, labels[rows].to(device))).cpu().numpy()
+        x = to_unit(torch.from_numpy(data.images[rows].copy()).to(work.device))
+        with seeded(work.seed, purpose, first, work.device):
+            out[rows] = quantize(change(x, labels[rows].to(work.device))).cpu().numpy()
     return data.with_images(out)

@@ -1,7 +1,7 @@
 """ECLIPSE: sparse diffusion purification, grayscale and noise."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,13 +10,12 @@ from torch import Tensor
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense, need
 from eclipse.defenses.dilution import Dilution
-from eclipse.defenses.purifying import TrainedPurification
+from eclipse.defenses.purifying import TrainedPurification, trained_purification
 from eclipse.diffusion.presets import get_preset
 from eclipse.errors import EclipseError
-from eclipse.parameters import all_fields
-from eclipse.purification.algorithm import purification
+from eclipse.parameters import LEVELS, all_fields
 from eclipse.purification.compensation import Compensate, check_parameters, once
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 _PARTS = ("A", "B", "C", "AB", "AC", "BC", "ABC")
 
@@ -52,7 +51,7 @@ class ECLIPSE(Defense):
     trusted: ClassVar[str] = "images"
     preset: str = "fast"
     parts: str = "ABC"
-    sigma: float | None = None
+    sigma: float | None = field(default=None, metadata=LEVELS)
     steps: int | None = None
     sampler: str | None = None
     p: float | None = None
@@ -78,21 +77,13 @@ class ECLIPSE(Defense):
         """What the network of part A stands on."""
         return self._purification().package if "A" in self.parts else None
 
-    def prepare(
-        self,
-        data: ImageSet,
-        trusted: ImageSet | None = None,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        stages: State | None = None,
-    ) -> ImageSet:
+    def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Purify (part A), and write parts B and C into the data where they are to be drawn once."""
-        purified = self._purified(data, trusted, seed, device, stages or State())
+        purified = self._purified(data, trusted, work)
         if self.compensation == "online" or self.parts == "A":
             return purified
-        p, sigma, q = self._corruption()
-        return once(purified, p=p, sigma=sigma, q=q, seed=seed)
+        p, noise, q = self._corruption()
+        return once(purified, p=p, noise=noise, q=q, seed=work.seed)
 
     def settings(self) -> dict[str, Any]:
         """All fields, with the preset's numbers in place of None."""
@@ -118,15 +109,15 @@ class ECLIPSE(Defense):
         """With the training of the denoiser, by operations, for a ResNet-18, 80 epochs and 50,000 32x32 images."""
         return 1.0 + (self._purification().cost() if "A" in self.parts else 0.0)
 
-    def _purified(self, data: ImageSet, trusted: ImageSet | None, seed: int, device: str, stages: State) -> ImageSet:
+    def _purified(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         if "A" not in self.parts:
             return data
         clean = need(trusted, "ECLIPSE", "a few images")
-        return self._purification().purify(data, clean, seed=seed, device=device, stages=stages)
+        return self._purification().purify(data, clean, work)
 
     def _purification(self) -> TrainedPurification:
-        how = purification(get_preset(self.preset), self.sigma, self.steps, self.sampler)
-        return TrainedPurification(self.preset, how, self.iterations)
+        numbers: dict[str, Any] = {"sigma": self.sigma, "steps": self.steps, "sampler": self.sampler}
+        return trained_purification(self.preset, self.iterations, **numbers)
 
     def _corruption(self) -> tuple[float, float, float]:
         """Probability of grayscale, noise and its probability, for ``Compensate``; 0 for what is switched off."""
@@ -154,7 +145,9 @@ class ECLIPSEWithTrusted(ECLIPSE):
         """What decides the images that the trusted ones are appended to."""
         return {"defense": "ECLIPSEWithTrusted", "before": super().preparation()}
 
-    def _purified(self, data: ImageSet, trusted: ImageSet | None, seed: int, device: str, stages: State) -> ImageSet:
-        both = Dilution().prepare(data, trusted)  # first, since it refuses trusted images that do not fit the others
-        purified = super()._purified(data, trusted, seed, device, stages)
+    def _purified(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
+        both = Dilution().prepare(
+            data, trusted, work
+        )  # first, since it refuses trusted images that do not fit the others
+        purified = super()._purified(data, trusted, work)
         return both.with_images(np.concatenate([purified.images, both.images[len(data) :]]))

@@ -11,7 +11,7 @@ from PIL import Image
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense
 from eclipse.errors import EclipseError
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,7 @@ class ISSG(Defense):
     title: ClassVar[str] = "grayscale"
     acts: ClassVar[str] = "data"
 
-    def prepare(
-        self,
-        data: ImageSet,
-        trusted: ImageSet | None = None,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        stages: State | None = None,
-    ) -> ImageSet:
+    def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Turn every image gray; nothing is random, and the device is not used."""
         return _redraw(data, "ISS-G", lambda picture: picture.convert("L"))
 
@@ -59,19 +51,15 @@ class ISSJ(Defense):
         if not isinstance(self.quality, int) or not 1 <= self.quality <= 100:
             raise EclipseError(f"JPEG quality {self.quality}; expected a whole number from 1 to 100, such as 10")
 
-    def prepare(
-        self,
-        data: ImageSet,
-        trusted: ImageSet | None = None,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        stages: State | None = None,
-    ) -> ImageSet:
+    def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Compress every image; nothing is random, and the device is not used."""
-        return _redraw(data, "ISS-J", self._compressed)
+        return self.compressed(data)
 
-    def _compressed(self, picture: Image.Image) -> Image.Image:
+    def compressed(self, data: ImageSet) -> ImageSet:
+        """The same set, each image encoded and decoded."""
+        return _redraw(data, "ISS-J", self._squeezed)
+
+    def _squeezed(self, picture: Image.Image) -> Image.Image:
         encoded = BytesIO()
         picture.save(encoded, "JPEG", quality=self.quality)
         return Image.open(encoded, formats=["JPEG"])

@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense, need
-from eclipse.defenses.purifying import TrainedPurification
+from eclipse.defenses.purifying import TrainedPurification, trained_purification
 from eclipse.errors import EclipseError
-from eclipse.parameters import all_fields
-from eclipse.purification.algorithm import Purification
-from eclipse.runs.state import State
+from eclipse.parameters import LEVELS, all_fields
+from eclipse.runs.state import Work
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,14 @@ class OneStep(Defense):
     acts: ClassVar[str] = "data"
     trusted: ClassVar[str] = "images"
     small: ClassVar[Mapping[str, Any]] = {"preset": "fast"}
-    sigma: float = 0.25
+    sigma: float = field(default=0.25, metadata=LEVELS)
     preset: str = "paper"
     iterations: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma <= 1:
             raise EclipseError(
-                f"noise sigma {self.sigma:g} of one-step; expected more than 0 and at most 1, on the [0, 1] scale"
+                f"noise level sigma {self.sigma * 255:g}/255 of one-step; expected more than 0 and at most 255 levels"
             )
         self._trained()
 
@@ -53,18 +52,10 @@ class OneStep(Defense):
         """What the network stands on."""
         return self._trained().package
 
-    def prepare(
-        self,
-        data: ImageSet,
-        trusted: ImageSet | None = None,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        stages: State | None = None,
-    ) -> ImageSet:
+    def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Noise and denoise every image once."""
         clean = need(trusted, "one-step", "a few images")
-        return self._trained().purify(data, clean, seed=seed, device=device, stages=stages or State())
+        return self._trained().purify(data, clean, work)
 
     def settings(self) -> dict[str, Any]:
         """All fields, with the preset's numbers."""
@@ -75,7 +66,7 @@ class OneStep(Defense):
         return 1.0 + self._trained().cost()
 
     def _trained(self) -> TrainedPurification:
-        return TrainedPurification(self.preset, Purification(self._level(), 1, "one-step"), self.iterations)
+        return trained_purification(self.preset, self.iterations, sigma=self._level(), steps=1, sampler="one-step")
 
     def _level(self) -> float:
         """The noise level of the diffusion that matches.

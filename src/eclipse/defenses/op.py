@@ -17,7 +17,7 @@ from eclipse.data.pixels import quantize, to_unit
 from eclipse.defenses.cutmix import CutMix
 from eclipse.defenses.defense import Defense
 from eclipse.errors import EclipseError, require
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 _ROWS = 1024  # projected at once
 
@@ -65,15 +65,7 @@ class OP(Defense):
         """Kornia, for the extra augmentation."""
         return ("kornia", "defenses") if self.extra_augmentation else None
 
-    def prepare(
-        self,
-        data: ImageSet,
-        trusted: ImageSet | None = None,
-        *,
-        seed: int = 0,
-        device: str = "cpu",
-        stages: State | None = None,
-    ) -> ImageSet:
+    def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Project what a linear classifier of these images looks at out of them."""
         data.require_labels("the defense OP")
         values = math.prod(data.images.shape[1:])
@@ -82,11 +74,11 @@ class OP(Defense):
                 f"{data.num_classes} classes of images of {values} values for OP, which removes one direction a class; "
                 "expected 2 classes or more, and more values than classes"
             )
-        basis = orthonormal(self._weights(data, seed, device, stages or State()))
+        basis = orthonormal(self._weights(data, work))
         projected = np.empty_like(data.images)
         for first in range(0, len(data), _ROWS):
             rows = slice(first, first + _ROWS)
-            x = to_unit(torch.from_numpy(data.images[rows].copy()).to(device))
+            x = to_unit(torch.from_numpy(data.images[rows].copy()).to(work.device))
             projected[rows] = quantize(project(x, basis)).cpu().numpy()
         return data.with_images(projected)
 
@@ -100,13 +92,13 @@ class OP(Defense):
             return x, y
         return CutMix(p=0.5, beta=1.0).augment(_distortion(x.shape[1] == 3)(x), y, num_classes)
 
-    def _weights(self, data: ImageSet, seed: int, device: str, stages: State) -> Tensor:
+    def _weights(self, data: ImageSet, work: Work) -> Tensor:
         """The weights of a linear classifier of the images, (classes, values)."""
-        with seeded(seed, "op"):
+        with seeded(work.seed, "op"):
             layer = nn.Linear(math.prod(data.images.shape[1:]), data.num_classes, bias=False)
         recipe = Recipe(self.epochs, self.batch, self.lr, momentum=0.0, pad=0, flip=False, milestones=(0.5, 0.75))
-        for epoch in fit(nn.Sequential(nn.Flatten(), layer), data, recipe, seed=seed, device=device):
-            stages.tell("linear classifier", epoch.epoch, self.epochs, accuracy=epoch.train_accuracy)
+        for epoch in fit(nn.Sequential(nn.Flatten(), layer), data, recipe, seed=work.seed, device=work.device):
+            work.state.tell("linear classifier", epoch.epoch, self.epochs, accuracy=epoch.train_accuracy)
         return layer.weight.detach()
 
 

@@ -80,7 +80,7 @@ class UEraser(Defense):
         if not self.jpeg:
             return x
         pixels = ImageSet.from_arrays(quantize(x).cpu().numpy())
-        return to_unit(torch.from_numpy(ISSJ(quality=10).prepare(pixels).images).to(x.device))
+        return to_unit(torch.from_numpy(ISSJ(quality=10).compressed(pixels).images).to(x.device))
 
 
 def _laid_out(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from eclipse.compute.device import channels_last, enough_memory, seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.defense import Defense
 from eclipse.errors import EclipseError
-from eclipse.runs.state import State, pack, unpack
+from eclipse.runs.state import Work, pack, unpack
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,8 @@ def train_victim(
     defense: Defense,
     arch: str,
     recipe: Recipe,
+    work: Work,
     *,
-    seed: int,
-    device: str = "cpu",
-    stages: State | None = None,
     compiled: bool = False,
 ) -> Trained:
     """Train a victim on a prepared set and measure it after every epoch.
@@ -62,15 +60,13 @@ def train_victim(
         defense: acts on network, batches and steps.
         arch: a name in ``victims.classifier.CLASSIFIERS``.
         recipe: of the training.
-        seed: decides weights, order and all that is drawn.
-        device: where to compute.
-        stages: keeps the state after every epoch and tells it; None for neither.
+        work: its seed decides weights, order and all that is drawn; its state keeps that after every epoch.
         compiled: see ``fit``.
 
     Raises:
         EclipseError: sets that do not fit each other, or a network that does not fit the images or the device.
     """
-    stages = stages or State()
+    seed, device, state = work.seed, work.device, work.state
     classes = check_sets(data, test)
     epochs: list[dict[str, float]] = []
     before = 0.0
@@ -84,7 +80,7 @@ def train_victim(
     with enough_memory(device, f"to train {arch} with batches of {recipe.batch}"):
         network = new_victim(arch, data, classes, defense, seed, device)
         optimizer = defense.optimizer(network, recipe)
-        if found := stages.load("victim"):
+        if found := state.load("victim"):
             unpack(found[0], network, optimizer)
             epochs, before = found[1]["epochs"], found[1]["seconds"]
         began, done = time.monotonic(), len(epochs)
@@ -97,8 +93,8 @@ def train_victim(
                 )
             epochs.append({**asdict(event), "accuracy": accuracy(network, test, device=device)})
             facts = {"epochs": epochs, "seconds": before + time.monotonic() - began}
-            stages.save("victim", pack(network, optimizer), facts)
-            stages.tell("victim", event.epoch, recipe.epochs, loss=event.loss, accuracy=epochs[-1]["accuracy"])
+            state.save("victim", pack(network, optimizer), facts)
+            state.tell("victim", event.epoch, recipe.epochs, loss=event.loss, accuracy=epochs[-1]["accuracy"])
     return Trained(network.eval(), tuple(epochs), before + time.monotonic() - began)
 
 

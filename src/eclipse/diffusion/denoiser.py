@@ -76,6 +76,24 @@ class DenoiserConfig:
         if not 1 <= self.t_max <= self.schedule.T:
             raise EclipseError(f"t_max = {self.t_max}; expected 1 to the schedule's T = {self.schedule.T}")
 
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse images of a size that this denoiser does not take."""
+        size = self.image_size
+        if size is not None and (height, width) != (size, size):
+            raise EclipseError(
+                f"images of {height}x{width}; this denoiser takes {size}x{size} only: "
+                f"resize the images, or train a denoiser of preset 'fast', which takes any size"
+            )
+
+    def check_index(self, index: int) -> None:
+        """Refuse a step index above those that this denoiser was trained on."""
+        if index >= self.t_max:
+            sigma = self.schedule.sigma
+            raise EclipseError(
+                f"noise level {sigma(index) * 255:.1f}/255; this denoiser was trained on levels up to "
+                f"{sigma(self.t_max - 1) * 255:.1f}/255: choose a lower level or train for this one"
+            )
+
 
 class Denoiser(nn.Module):
     """A network and what it was trained for; predicts noise from images and step indices."""
@@ -87,7 +105,7 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         """Predict the noise in x_t ((B, C, H, W), on [-1, 1]) at step indices t (int64, (B,)), in float32."""
-        self.check_size(*x_t.shape[-2:])
+        self.config.check_size(*x_t.shape[-2:])
         # A float on improved-diffusion's scale of 1000 steps, never rounded: index 99 of 4000 is 24.75.
         time = t.float() * (1000.0 / self.config.schedule.T)
         dtype = next(self.network.parameters()).dtype
@@ -102,24 +120,6 @@ class Denoiser(nn.Module):
             return Prediction(output, None)
         eps, v = output.chunk(2, dim=1)
         return Prediction(eps, v)
-
-    def check_size(self, height: int, width: int) -> None:
-        """Refuse images of a size that this denoiser does not take."""
-        size = self.config.image_size
-        if size is not None and (height, width) != (size, size):
-            raise EclipseError(
-                f"images of {height}x{width}; this denoiser takes {size}x{size} only: "
-                f"resize the images, or train a denoiser of preset 'fast', which takes any size"
-            )
-
-    def check_index(self, index: int) -> None:
-        """Refuse a step index above those that this denoiser was trained on."""
-        if index >= self.config.t_max:
-            sigma = self.config.schedule.sigma
-            raise EclipseError(
-                f"noise level {sigma(index) * 255:.1f}/255; this denoiser was trained on levels up to "
-                f"{sigma(self.config.t_max - 1) * 255:.1f}/255: choose a lower level or train for this one"
-            )
 
 
 def build_denoiser(config: DenoiserConfig) -> Denoiser:

@@ -101,3 +101,8 @@ def get_preset(name: str) -> Preset:
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     return PRESETS[name]
+
+
+def preset_of(config: DenoiserConfig) -> Preset:
+    """The preset whose purification fits a denoiser; imported ones are the paper's."""
+    return get_preset("paper" if config.preset == "imported" else config.preset)

@@ -1,34 +1,27 @@
 """Train a denoiser on the sparse set of trusted images (paper sec. 3.3, Algorithm 1 lines 1-10)."""
 
-import hashlib
-import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from eclipse.compute.device import channels_last, compute_dtype, seeded
+from eclipse.compute.device import channels_last, seeded
 from eclipse.compute.randomness import stream
 from eclipse.data.pixels import to_unit
-from eclipse.diffusion.denoiser import PACKAGES, Denoiser, DenoiserConfig
+from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.loss import hybrid_loss
 from eclipse.diffusion.presets import Training
-from eclipse.errors import EclipseError, check_installed
-from eclipse.runs.files import write_whole
-from eclipse.runs.manifest import check_same_settings
+from eclipse.runs.state import Work
 
-MIN_IMAGES = 50
 CHECKPOINT_EVERY_S = 30.0
+_STAGE = "denoiser"
 
 Image: TypeAlias = NDArray[np.uint8]
 Images: TypeAlias = Sequence[Image] | NDArray[np.uint8]
@@ -71,47 +64,14 @@ class TrainStep:
         return f"loss {self.loss:.3f}, {self.images_per_s:.0f} images/s"
 
 
-def check_trusted(images: Images, config: DenoiserConfig) -> None:
-    """Refuse a trusted set that is too small, has other channels, or a size that the denoiser does not take.
-
-    A denoiser whose package is missing takes none.
-    """
-    if config.architecture in PACKAGES:
-        check_installed(*PACKAGES[config.architecture])
-    if len(images) < MIN_IMAGES:
-        raise EclipseError(
-            f"{len(images)} trusted images; a denoiser needs at least {MIN_IMAGES}, "
-            "and the paper uses 4% of the training set: give more images that you trust"
-        )
-    for i, image in enumerate(images):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise EclipseError(f"trusted image {i} is {image.dtype} of shape {image.shape}; expected uint8 (3, H, W)")
-        size = config.image_size
-        if size is not None and image.shape[1:] != (size, size):
-            raise EclipseError(
-                f"trusted image {i} is {image.shape[1]}x{image.shape[2]}; this denoiser takes {size}x{size} "
-                "only: resize the images, or use --preset fast, which takes any size"
-            )
-
-
-def fingerprint_images(images: Images) -> str:
-    """SHA-256 over the shapes and pixels of images in order."""
-    digest = hashlib.sha256()
-    for image in images:
-        digest.update(repr(image.shape).encode())
-        digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest()
-
-
 def train(
     denoiser: Denoiser,
     images: Images,
     training: Training,
+    work: Work,
     *,
-    seed: int,
-    device: str,
+    dtype: torch.dtype,
     minutes: float | None = None,
-    state: Path | None = None,
 ) -> Iterator[TrainStep]:
     """Train ``denoiser`` in place and yield after every step; at the end its weights are the averaged ones.
 
@@ -121,35 +81,29 @@ def train(
         denoiser: with fresh weights.
         images: the sparse set, uint8 (3, H, W) each, of any sizes that the denoiser takes.
         training: see ``Training``.
-        seed: decides order, crops, noise levels, noise and dropout.
-        device: where to train.
+        work: its seed decides order, crops, noise levels, noise and dropout; its state keeps the training every half
+            minute, for the caller to delete when the denoiser is safe.
+        dtype: the precision of passes through the network.
         minutes: stop after this time instead of after ``training.iterations``.
-        state: a file that the state of an unfinished training is kept in, every half minute; read at the start
-            where it exists, and left for the caller to delete when the denoiser is safe.
-
-    Raises:
-        EclipseError: unusable images, a damaged state, or one made with other settings (which are named).
     """
-    check_trusted(images, denoiser.config)
-    settings = _settings(denoiser.config, images, training, seed, minutes)
+    seed, device = work.seed, work.device
     run = _Run(denoiser.to(device), training, minutes)
-    if state is not None and state.exists():
-        run.load(state, settings)
+    if found := work.state.load(_STAGE):
+        run.restore(*found)
     crop = _crop_size(images, training.crop)
-    dtype, _ = compute_dtype(device)
+    autocast = torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
     began = saved = time.monotonic()
     before, first = run.seconds, run.step
     while run.progress < 1.0:
         batch = draw(images, training, crop, denoiser.config.t_max, seed, run.step)
         x0, t, noise = (x.to(device) for x in batch)
-        autocast = torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
         with autocast, seeded(seed, "dropout", run.step, device):
             losses = hybrid_loss(denoiser, denoiser.config.schedule, x0, t, noise).loss
         run.descend(losses.mean())
         now = time.monotonic()
         run.seconds = before + now - began
-        if state is not None and now - saved > CHECKPOINT_EVERY_S and run.progress < 1.0:
-            run.save(state, settings)
+        if now - saved > CHECKPOINT_EVERY_S and run.progress < 1.0:
+            work.state.save(_STAGE, run.tensors(), {"step": run.step, "seconds": run.seconds})
             saved = now
         yield run.event(losses.mean().item(), (run.step - first) * training.batch / (now - began))
     run.finish()
@@ -194,21 +148,6 @@ def _crop(image: Image, size: int | None, rng: np.random.Generator) -> Image:
     image = np.pad(image, ((0, 0), (0, below), (0, right)), mode="edge")
     top, left = rng.integers(0, (image.shape[1] - size + 1, image.shape[2] - size + 1))
     return image[:, top : top + size, left : left + size]
-
-
-def _settings(
-    config: DenoiserConfig, images: Images, training: Training, seed: int, minutes: float | None
-) -> dict[str, object]:
-    """Everything that a state must agree on to be continued, flat."""
-    stop = {"minutes": minutes} if minutes is not None else {}
-    network = {
-        "architecture": config.architecture,
-        "options": config.options,
-        "schedule": asdict(config.schedule),
-        "t_max": config.t_max,
-    }
-    everything = {**network, **asdict(training), **stop, "seed": seed, "images": fingerprint_images(images)}
-    return dict(json.loads(json.dumps(everything)))
 
 
 class _Run:
@@ -258,24 +197,12 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.denoiser.eval()
 
-    def save(self, path: Path, settings: dict[str, object]) -> None:
-        facts = {"step": self.step, "seconds": self.seconds, "settings": settings}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: x.contiguous() for name, x in self._tensors().items()}
-        write_whole(path, save(tensors, metadata={"run": json.dumps(facts)}))
+    def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        for name, x in self.tensors().items():
+            x.copy_(tensors[name])
+        self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
 
-    def load(self, path: Path, settings: dict[str, object]) -> None:
-        try:
-            with safe_open(path, framework="pt") as file:
-                facts = json.loads(file.metadata()["run"])
-                check_same_settings(dict(facts["settings"]), settings, path)
-                for name, x in self._tensors().items():
-                    x.copy_(file.get_tensor(name))
-            self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise EclipseError(f"{path} is not a state of training ({error}); delete it to train anew") from error
-
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """All that a state consists of but its numbers; the tensors themselves, not copies."""
         moments = {f"{key}/{name}": x for name, w in self.weights.items() for key, x in self.optimizer.state[w].items()}
         weights = {f"weights/{name}": w.detach() for name, w in self.weights.items()}

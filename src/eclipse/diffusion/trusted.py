@@ -1,18 +1,135 @@
-"""From a sparse set of trusted images to a denoiser, in memory or kept in a folder."""
+"""From a sparse set of trusted images to a denoiser: in memory, in a folder, in a cache that several works share."""
 
+import hashlib
+import json
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
 
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device, seeded
+from eclipse.data.pixels import to_color
 from eclipse.diffusion.checkpoint import load_denoiser, save_denoiser
-from eclipse.diffusion.denoiser import Denoiser, build_denoiser
+from eclipse.diffusion.denoiser import PACKAGES, Denoiser, DenoiserConfig, build_denoiser
 from eclipse.diffusion.presets import Preset, Training, get_preset
-from eclipse.diffusion.training import Images, TrainStep, check_trusted, fingerprint_images, train
-from eclipse.errors import EclipseError
-from eclipse.runs.manifest import check_same_settings, versions
+from eclipse.diffusion.training import Images, TrainStep, train
+from eclipse.errors import EclipseError, check_installed
+from eclipse.runs.files import clear, locked, write_json
+from eclipse.runs.manifest import check_same_settings, flat, read_kept, versions
+from eclipse.runs.state import DENOISER, TELL_EVERY_S, State, Work
+
+MIN_IMAGES = 50
+SETTINGS = "settings.json"  # of an unfinished training, beside its state
+
+OnStep: TypeAlias = Callable[[TrainStep], None]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A denoiser that is to be trained: what decides its weights, but for the trusted images and the seed.
+
+    Attributes:
+        preset: which its numbers are of.
+        config: of the denoiser; its levels reach up to the one that it must serve.
+        training: with as many iterations as asked for.
+        minutes: a time budget in place of the iterations.
+    """
+
+    preset: Preset
+    config: DenoiserConfig
+    training: Training
+    minutes: float | None
+
+    def settings(self) -> dict[str, Any]:
+        """All of it, as options name it."""
+        return {
+            "preset": self.config.preset,
+            "iterations": None if self.minutes is not None else self.training.iterations,
+            "minutes": self.minutes,
+            "noise levels": self.config.t_max,
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """Every number of network and training, the preset's spelled out: a preset may be changed one day."""
+        return {"network": asdict(self.config), "training": asdict(self.training)}
+
+
+def plan_denoiser(
+    preset: Preset, *, iterations: int | None = None, minutes: float | None = None, sigma: float | None = None
+) -> Planned:
+    """Resolve a denoiser that is to be trained.
+
+    Args:
+        preset: ``fast`` or ``paper``.
+        iterations: optimizer steps instead of the preset's.
+        minutes: a time budget instead of a number of iterations.
+        sigma: the highest noise level it must serve, on the [0, 1] scale, where that is above the preset's.
+
+    Raises:
+        EclipseError: numbers that cannot be.
+    """
+    highest = 0 if sigma is None else preset.denoiser.schedule.index(sigma)
+    for name, value in (("iterations", iterations), ("minutes", minutes)):
+        if value is not None and not value > 0:
+            raise EclipseError(f"--{name} {value:g}; expected more than 0")
+    if iterations is not None and minutes is not None:
+        raise EclipseError(f"--iterations {iterations} and --minutes {minutes:g}; expected one of them, not both")
+    config = replace(preset.denoiser, t_max=max(preset.denoiser.t_max, highest + 1))
+    training = preset.training if iterations is None else replace(preset.training, iterations=iterations)
+    return Planned(preset, config, training, minutes)
+
+
+@dataclass(frozen=True, eq=False)
+class Trusted:
+    """Images that were found fit to train a denoiser on: see ``check_trusted``.
+
+    Attributes:
+        images: uint8, (3, H, W) each.
+        fingerprint: SHA-256 over their shapes and pixels in order.
+    """
+
+    images: Images
+    fingerprint: str
+
+
+def check_trusted(images: Images, config: DenoiserConfig) -> Trusted:
+    """Refuse a trusted set that is too small, has other channels, or a size the denoiser does not take.
+
+    Gray images, (1, H, W), become three equal planes. A denoiser whose package is missing takes none.
+    """
+    if config.architecture in PACKAGES:
+        check_installed(*PACKAGES[config.architecture])
+    if len(images) < MIN_IMAGES:
+        raise EclipseError(
+            f"{len(images)} trusted images; a denoiser needs at least {MIN_IMAGES}, "
+            "and the paper uses 4% of the training set: give more images that you trust"
+        )
+    for i, image in enumerate(images):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
+            raise EclipseError(
+                f"trusted image {i} is {image.dtype} of shape {image.shape}; expected uint8 (3, H, W), or (1, H, W)"
+            )
+        size = config.image_size
+        if size is not None and image.shape[1:] != (size, size):
+            raise EclipseError(
+                f"trusted image {i} is {image.shape[1]}x{image.shape[2]}; this denoiser takes {size}x{size} "
+                "only: resize the images, or use --preset fast, which takes any size"
+            )
+    color = to_color(images) if isinstance(images, np.ndarray) else [to_color(image) for image in images]
+    return Trusted(color, fingerprint_images(color))
+
+
+def fingerprint_images(images: Images) -> str:
+    """SHA-256 over the shapes and pixels of images in order."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(repr(image.shape).encode())
+        digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
 
 
 def train_denoiser(
@@ -24,44 +141,46 @@ def train_denoiser(
     sigma: float | None = None,
     seed: int = 0,
     device: str = "auto",
-    state: Path | None = None,
-    on_step: Callable[[TrainStep], None] = lambda step: None,
+    on_step: OnStep = lambda step: None,
 ) -> Denoiser:
-    """Train a denoiser on trusted images; no labels are needed.
+    """Train a denoiser on trusted images, in memory; no labels are needed.
 
     Args:
-        images: uint8, (N, 3, H, W), or a sequence of (3, H, W) of any sizes; at least 50.
+        images: uint8, (N, 3, H, W), or a sequence of (3, H, W) of any sizes; of one plane where they are gray; at
+            least 50.
         preset: ``fast`` (any size; minutes on a CPU) or ``paper`` (32x32; days on a GPU).
         iterations: optimizer steps instead of the preset's.
         minutes: a time budget instead of a number of iterations; the result then depends on the machine's speed.
         sigma: the highest noise level it must serve, on the [0, 1] scale, where that is above the preset's.
         seed: decides weights, order, noise.
         device: ``auto``, ``cpu`` or ``cuda``.
-        state: a file to resume from and to save to every half minute; delete it when the denoiser is saved.
         on_step: called after every optimizer step.
 
     Raises:
-        EclipseError: too few images, wrong sizes, an unknown preset, a state made with other settings.
+        EclipseError: too few images, wrong sizes, an unknown preset, numbers that cannot be.
     """
-    chosen, where = get_preset(preset), resolve_device(device)
-    config = replace(chosen.denoiser, t_max=levels(chosen, sigma))
-    check_trusted(images, config)
-    training = _training(chosen, iterations, minutes)
-    with seeded(seed, "weights"):
-        denoiser = build_denoiser(config)
-    for last in train(denoiser, images, training, seed=seed, device=where, minutes=minutes, state=state):
+    planned = plan_denoiser(get_preset(preset), iterations=iterations, minutes=minutes, sigma=sigma)
+    return trained(planned, check_trusted(images, planned.config), Work(seed, resolve_device(device)), on_step)
+
+
+def trained(planned: Planned, trusted: Trusted, work: Work, on_step: OnStep) -> Denoiser:
+    """Train a denoiser; the work's state keeps what is done."""
+    training, dtype = planned.training, compute_dtype(work.device)[0]
+    with seeded(work.seed, "weights"):
+        denoiser = build_denoiser(planned.config)
+    for last in train(denoiser, trusted.images, training, work, dtype=dtype, minutes=planned.minutes):
         on_step(last)
     facts: dict[str, Any] = {
-        **settings(images, preset, iterations, minutes, sigma, seed),
-        "trusted images": len(images),
+        **decided(planned, trusted, work.seed),
+        "trusted images": len(trusted.images),
         "iterations done": last.step,
         "batch": training.batch,
         "learning rate": training.lr,
         "ema": training.ema,
         "copies": training.copies,
         "seconds": round(last.seconds, 1),
-        "device": describe_device(where),
-        "precision": str(compute_dtype(where)[0]).removeprefix("torch."),
+        "device": describe_device(work.device),
+        "precision": str(dtype).removeprefix("torch."),
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
         "versions": versions(),
     }
@@ -69,77 +188,96 @@ def train_denoiser(
     return denoiser
 
 
-def settings(
-    images: Images,
-    preset: str,
-    iterations: int | None,
-    minutes: float | None,
-    sigma: float | None,
-    seed: int,
-) -> dict[str, Any]:
-    """What decides the weights of a denoiser, as options name it."""
-    training = _training(get_preset(preset), iterations, minutes)
-    return {
-        "preset": preset,
-        "iterations": None if minutes is not None else training.iterations,
-        "minutes": minutes,
-        "noise levels": levels(get_preset(preset), sigma),
-        "seed": seed,
-        "trusted": fingerprint_images(images),
-    }
+def decided(planned: Planned, trusted: Trusted, seed: int) -> dict[str, Any]:
+    """All that decides the weights of a denoiser, as options name it."""
+    return {**planned.settings(), "seed": seed, "trusted": trusted.fingerprint}
 
 
-def train_into(
-    folder: Path,
-    images: Images,
-    preset: str,
-    *,
-    iterations: int | None,
-    minutes: float | None,
-    sigma: float | None,
-    seed: int,
-    device: str,
-    on_step: Callable[[TrainStep], None],
+def training_folder(folder: Path) -> Path:
+    """Where an unfinished training of a denoiser for a folder keeps its state: hidden, beside it."""
+    return folder.with_name(f".{folder.name}.training")
+
+
+def denoiser_in(
+    folder: Path, planned: Planned, trusted: Trusted, work: Work, *, on_step: OnStep, wait: bool = False
 ) -> Denoiser:
-    """Train a denoiser and keep it in a folder; go on with an interrupted training, re-use a finished one.
+    """The denoiser in a folder, trained on the trusted images unless it was before; a killed training goes on.
+
+    Args:
+        folder: of the denoiser.
+        planned: the denoiser.
+        trusted: the images.
+        work: seed and device of the training; what is done is kept beside the folder.
+        on_step: called after every optimizer step.
+        wait: where another process is training it, instead of the refusal.
 
     Raises:
-        EclipseError: the folder holds a denoiser made with other settings, which are named.
+        EclipseError: a denoiser, or an unfinished training, of other settings, which are named.
     """
-    asked = settings(images, preset, iterations, minutes, sigma, seed)
-    if folder.exists():
-        kept = load_denoiser(folder)
-        check_same_settings({name: kept.config.trained.get(name) for name in asked}, asked, folder)
-        return kept
+    asked = decided(planned, trusted, work.seed)
+    if found := _made(folder, asked):
+        return found
     if not folder.parent.is_dir():
         raise EclipseError(f"no such folder {folder.parent}; expected an existing one to write {folder.name} into")
-    state = folder.with_name(f".{folder.name}.training")
-    denoiser = train_denoiser(
-        images,
-        preset,
-        iterations=iterations,
-        minutes=minutes,
-        sigma=sigma,
-        seed=seed,
-        device=device,
-        state=state,
-        on_step=on_step,
-    )
-    save_denoiser(denoiser, folder)
-    state.unlink(missing_ok=True)
+    unfinished = training_folder(folder)
+    with locked(unfinished, folder, wait):
+        if found := _made(folder, asked):  # by another process, while this one waited
+            return found
+        settings = flat(json.loads(json.dumps({**asked, **planned.numbers()})))
+        if (unfinished / SETTINGS).exists():
+            check_same_settings(read_kept(unfinished / SETTINGS), settings, unfinished)
+        write_json(unfinished / SETTINGS, settings)
+        denoiser = trained(planned, trusted, replace(work, state=State(unfinished)), on_step)
+        save_denoiser(denoiser, folder)
+        clear(unfinished)
     return denoiser
 
 
-def _training(preset: Preset, iterations: int | None, minutes: float | None) -> Training:
-    for name, value in (("iterations", iterations), ("minutes", minutes)):
-        if value is not None and not value > 0:
-            raise EclipseError(f"--{name} {value:g}; expected more than 0")
-    if iterations is not None and minutes is not None:
-        raise EclipseError(f"--iterations {iterations} and --minutes {minutes:g}; expected one of them, not both")
-    return preset.training if iterations is None else replace(preset.training, iterations=iterations)
+def _made(folder: Path, asked: Mapping[str, Any]) -> Denoiser | None:
+    """The finished denoiser in a folder; None where there is no such folder."""
+    if not folder.exists():
+        return None
+    kept = load_denoiser(folder)
+    check_same_settings({name: kept.config.trained.get(name) for name in asked}, asked, folder)
+    return kept
 
 
-def levels(preset: Preset, sigma: float | None) -> int:
-    """How many indices to train on: the preset's, or more where a higher level is asked for."""
-    asked = 0 if sigma is None else preset.denoiser.schedule.index(sigma) + 1
-    return max(preset.denoiser.t_max, asked)
+def shared_denoiser(planned: Planned, trusted: Trusted, work: Work) -> Denoiser:
+    """The denoiser of several works, trained once on the trusted images of all of them.
+
+    It lies in the folder ``shared`` of the work's state, or else in its ``folder``, in a folder named by all that
+    decides its weights. A killed training goes on; where another process is at it, wait. With neither it stays in
+    memory. The state is told the progress.
+    """
+    state, told = work.state, _Told(work.state, planned.training.iterations)
+    place = state.shared or state.folder
+    if place is None:
+        return trained(planned, trusted, work, told)
+    place.mkdir(parents=True, exist_ok=True)
+    denoiser = denoiser_in(place / _name(planned, trusted, work), planned, trusted, work, on_step=told, wait=True)
+    state.tell(DENOISER, told.total, told.total, seconds=float(cast(float, denoiser.config.trained["seconds"])))
+    return denoiser
+
+
+def _name(planned: Planned, trusted: Trusted, work: Work) -> str:
+    """A name for what decides the weights: the images, every number of the training, and the kind of device."""
+    decides = {
+        **decided(planned, trusted, work.seed),
+        "network": asdict(planned.preset.denoiser),
+        "training": asdict(planned.preset.training),
+        "device": torch.device(work.device).type,
+    }
+    text = json.dumps(decides, sort_keys=True)
+    return f"{planned.config.preset}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+class _Told:
+    """Tells the steps of a training, about one a second."""
+
+    def __init__(self, state: State, total: int) -> None:
+        self.state, self.total, self.last = state, total, -TELL_EVERY_S
+
+    def __call__(self, step: TrainStep) -> None:
+        if step.seconds - self.last >= TELL_EVERY_S or step.step == self.total:
+            self.last = step.seconds
+            self.state.tell(DENOISER, step.step, self.total, loss=step.loss)

@@ -22,7 +22,7 @@ from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import Picture, encode_png
 from eclipse.data.source import load_imageset, open_source
 from eclipse.diffusion.presets import FAST
-from eclipse.diffusion.training import MIN_IMAGES
+from eclipse.diffusion.trusted import MIN_IMAGES
 from eclipse.errors import EclipseError, require
 from eclipse.jobs.job import Tell, carry_out
 from eclipse.jobs.purify import purify_job

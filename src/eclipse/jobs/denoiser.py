@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from eclipse.compute.device import describe_device, resolve_device
-from eclipse.data.picture import Pixels
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, write_denoiser
 from eclipse.diffusion.denoiser import describe
 from eclipse.diffusion.presets import get_preset
-from eclipse.diffusion.training import check_trusted
-from eclipse.diffusion.trusted import settings as training_settings
-from eclipse.diffusion.trusted import train_denoiser
+from eclipse.diffusion.trusted import Planned, Trusted, check_trusted, decided, plan_denoiser, trained
 from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
 from eclipse.runs.files import check_name
 from eclipse.runs.manifest import run_json
-from eclipse.runs.state import State
+from eclipse.runs.state import State, Work
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,23 +26,17 @@ class TrainDenoiser(Job):
 
     Attributes:
         source: the trusted images, and
-        images: these in memory.
+        trusted: these in memory, checked.
         out: the folder of the denoiser.
-        preset: of the training.
-        iterations: training steps; None for the preset's, or with
-        minutes: a time budget.
-        sigma: the highest noise level that it must serve, on the [0, 1] scale; None for the preset's.
+        planned: the denoiser.
         seed: decides weights, order and noise.
         device: where to train.
     """
 
     source: Source
-    images: list[Pixels]
+    trusted: Trusted
     out: Path
-    preset: str
-    iterations: int | None
-    minutes: float | None
-    sigma: float | None
+    planned: Planned
     seed: int
     device: str
 
@@ -55,11 +46,10 @@ class TrainDenoiser(Job):
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         """What decides the weights."""
-        decides = training_settings(self.images, self.preset, self.iterations, self.minutes, self.sigma, self.seed)
         return {
             "clean": self.source.spec,
-            "images": len(self.images),
-            **decides,
+            "images": len(self.trusted.images),
+            **decided(self.planned, self.trusted, self.seed),
             "device": describe_device(self.device),
         }
 
@@ -79,18 +69,7 @@ class TrainDenoiser(Job):
 
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Train."""
-        assert state.folder is not None
-        denoiser = train_denoiser(
-            self.images,
-            self.preset,
-            iterations=self.iterations,
-            minutes=self.minutes,
-            sigma=self.sigma,
-            seed=self.seed,
-            device=self.device,
-            state=state.folder / "training.safetensors",
-            on_step=tell,
-        )
+        denoiser = trained(self.planned, self.trusted, Work(self.seed, self.device, state), tell)
         write_denoiser(denoiser, place)
         return {"denoiser": {"fingerprint": fingerprint_denoiser(denoiser)}, "described": dict(describe(denoiser))}
 
@@ -117,9 +96,8 @@ def denoiser_job(
 ) -> TrainDenoiser:
     """Resolve a training as its user asks for it, ``sigma`` in 8-bit levels, and refuse what cannot work."""
     check_name(out)
-    where, config = resolve_device(device), get_preset(preset).denoiser
+    where, level = resolve_device(device), None if sigma is None else sigma / 255
+    planned = plan_denoiser(get_preset(preset), iterations=iterations, minutes=minutes, sigma=level)
     source = open_source(clean, image_column=image_column)
-    images = load_pictures(source)
-    check_trusted(images, config)
-    level = None if sigma is None else sigma / 255
-    return TrainDenoiser(source, images, out, preset, iterations, minutes, level, seed, where)
+    trusted = check_trusted(load_pictures(source), planned.config)
+    return TrainDenoiser(source, trusted, out, planned, seed, where)

@@ -58,7 +58,7 @@ def purification_speed(device: str, seconds: float = 1.0) -> float:
     """Images of 32x32 a second through ``fast`` in memory, with random weights."""
     torch.manual_seed(0)
     ready = prepare(build_denoiser(FAST.denoiser), device)
-    how = purification(FAST)
+    how = purification(FAST, FAST.denoiser)
     ids = [str(i) for i in range(64)]
     images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
     done, began = -len(ids), time.perf_counter()

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from eclipse.errors import EclipseError
 from eclipse.runs.files import LOCK, clear, locked, whole, write_json, write_whole
-from eclipse.runs.manifest import check_same_settings, flat, read_manifest, recorded, run_json
+from eclipse.runs.manifest import check_same_settings, flat, read_kept, read_manifest, recorded, run_json
 from eclipse.runs.state import Event, State
 
 Status: TypeAlias = Literal["new", "resumable", "finished"]
@@ -107,7 +107,7 @@ def check(job: Job) -> Status:
         job.check_place()
     if not _has_work(job.folder):
         return "new"
-    _compare(_read(job.folder / _SETTINGS), job.tied, job.folder)
+    _compare(read_kept(job.folder / _SETTINGS), job.tied, job.folder)
     return "resumable"
 
 
@@ -151,7 +151,7 @@ def _is_published(job: Job) -> bool:
 def _worked(job: Job, tell: Tell) -> dict[str, Any]:
     outcome = job.folder / _OUTCOME
     if _is_published(job):
-        return _read(outcome)
+        return read_kept(outcome)
     with whole(job.out) as place:
         found = job.work(State(job.folder, tell), tell, place)
         write_json(outcome, found)
@@ -171,13 +171,6 @@ def _has_work(folder: Path) -> bool:
     """Whether anything that was worked for lies in a folder."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return any(path.name not in (LOCK, _SETTINGS) for path in files)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise EclipseError(f"{path} is damaged ({error}); delete {path.parent} to begin anew") from error
 
 
 class _Telling:

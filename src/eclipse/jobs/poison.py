@@ -31,7 +31,7 @@ from eclipse.jobs.job import Job, Tell
 from eclipse.parameters import all_fields, parameters
 from eclipse.runs.files import check_name
 from eclipse.runs.manifest import run_json
-from eclipse.runs.state import State
+from eclipse.runs.state import State, Work
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +176,7 @@ class Craft(Poison):
 
     @cached_property
     def _cost(self) -> Cost | None:
-        return expected_cost(self.attack, self.clean, seed=self.seed, device=self.device)
+        return expected_cost(self.attack, self.clean, Work(self.seed, self.device))
 
     def estimate(self) -> Mapping[str, Any] | None:
         """What the crafting will take; None where no network is needed."""
@@ -199,9 +199,10 @@ class Craft(Poison):
         """Craft the poison for all images."""
         attack, shape = self.attack, self.clean.images.shape[1:]
         asked = None if math.isinf(attack.radius) else scaled_radius(attack.norm, attack.radius, shape)
-        surrogate = surrogate_of(attack, self.clean, seed=self.seed, device=self.device)
         crafting = State(state.folder, lambda step: tell(replace(step, stage=f"crafting: {step.stage}")))
-        poisoned = attack.poison(self.clean, seed=self.seed, device=self.device, crafting=crafting)
+        work = Work(self.seed, self.device, crafting)
+        surrogate = surrogate_of(attack, self.clean, work)
+        poisoned = attack.craft(self.clean, work)
         changes = _Changes(attack.norm, asked, shape[0])
         return self._crafted(poisoned), changes, None if surrogate is None else asdict(surrogate)
 

@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device
 from eclipse.data.output import check_apart, check_output, write_output
@@ -16,19 +15,17 @@ from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.denoiser import Denoiser
-from eclipse.diffusion.presets import Preset, get_preset
-from eclipse.diffusion.training import MIN_IMAGES, check_trusted
-from eclipse.diffusion.trusted import levels, train_into
-from eclipse.diffusion.trusted import settings as training_settings
+from eclipse.diffusion.presets import Preset, get_preset, preset_of
+from eclipse.diffusion.trusted import MIN_IMAGES, Planned, check_trusted, denoiser_in, plan_denoiser
 from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
-from eclipse.purification.algorithm import preset_of, purification
+from eclipse.purification.algorithm import purification
 from eclipse.purification.compensation import check_parameters
 from eclipse.purification.shards import Shards
 from eclipse.purification.stream import Treatment, check_first, purify_rows
 from eclipse.runs.files import check_name, clear
 from eclipse.runs.manifest import run_json
-from eclipse.runs.state import State
+from eclipse.runs.state import State, Work
 
 SPARSE = 0.05  # of the data set: the defender's assumption of the paper
 
@@ -46,7 +43,7 @@ class Purify(Job):
         compensate: ``online`` (left to training time) or ``once`` (written into the data).
         ready: the denoiser that was given; or
         trusted: the images to train one on, for
-        training: ``iterations``, ``minutes`` and ``noise levels``, where they decide anything.
+        planned: the denoiser that is to be trained.
         denoiser: the folder that the denoiser lies in, or will.
         batch: images read at a time; does not change the result.
     """
@@ -59,7 +56,7 @@ class Purify(Job):
     compensate: str
     ready: Denoiser | None
     trusted: Source | None
-    training: dict[str, Any] | None
+    planned: Planned | None
     denoiser: Path
     batch: int = 256
 
@@ -81,9 +78,9 @@ class Purify(Job):
             "output": {"path": str(self.out), "format": self.format or self.source.layout},
             "trusted": None if self.trusted is None else {"spec": self.trusted.spec, "images": len(self.trusted)},
             "denoiser": str(self.denoiser),
-            "training": self.training,
+            "training": None if self.planned is None else _training(self.planned),
             "preset": self.preset.denoiser.preset,
-            "purification": {**asdict(treatment.how), "sigma": round(treatment.how.sigma * 255, 3)},
+            "purification": {**treatment.how.numbers(), "sigma": round(treatment.how.sigma * 255, 3)},
             "compensation": {
                 "mode": self.compensate,
                 "p": self.preset.p,
@@ -126,7 +123,7 @@ class Purify(Job):
         began = time.monotonic()
         denoiser = self.ready or self._trained(tell)
         fingerprint = self.inputs.get("denoiser fingerprint") or fingerprint_denoiser(denoiser)
-        check_first(self.source, denoiser, self.treatment.skip_bad)
+        check_first(self.source, denoiser.config, self.treatment.skip_bad)
         shards = Shards(state.folder, fingerprint)
         shards.check(self.source, self.treatment.skip_bad)
         trained = time.monotonic()
@@ -150,23 +147,12 @@ class Purify(Job):
 
     def _trained(self, tell: Tell) -> Denoiser:
         """The denoiser of the trusted images; they are in memory for no longer than its training."""
-        assert self.trusted is not None and self.training is not None
-        images = load_pictures(self.trusted)
-        check_trusted(images, self.preset.denoiser)
+        assert self.trusted is not None and self.planned is not None
+        trusted = check_trusted(load_pictures(self.trusted), self.planned.config)
         how = self.treatment
         if not self.denoiser.exists():  # before a training that takes minutes
-            check_first(self.source, _untrained(self.preset, how.how.sigma), how.skip_bad)
-        return train_into(
-            self.denoiser,
-            images,
-            self.preset.denoiser.preset,
-            iterations=None if "minutes" in self.training else self.training["iterations"],
-            minutes=self.training.get("minutes"),
-            sigma=how.how.sigma,
-            seed=how.seed,
-            device=how.device,
-            on_step=tell,
-        )
+            check_first(self.source, self.planned.config, how.skip_bad)
+        return denoiser_in(self.denoiser, self.planned, trusted, Work(how.seed, how.device), on_step=tell)
 
     def closing(self, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
         """What was made, and what to do with it."""
@@ -236,8 +222,12 @@ def purify_job(
     source = open_source(images, image_column=image_column, label_column=label_column)
     ready = None if denoiser is None else load_denoiser(denoiser)
     chosen = get_preset(preset) if ready is None else _preset_of(ready, preset, denoiser)
-    how = purification(chosen, None if sigma is None else sigma / 255, steps, sampler)
-    how.indices(ready or _untrained(chosen, how.sigma))
+    level = None if sigma is None else sigma / 255
+    planned = None
+    if ready is None:
+        planned = plan_denoiser(chosen, iterations=iterations, minutes=minutes, sigma=level)
+    config = ready.config if planned is None else planned.config  # type: ignore[union-attr]
+    how = purification(chosen, config, sigma=level, steps=steps, sampler=sampler)
     given: dict[str, Any] = {"p": p, "noise": noise, "q": q}
     chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
     corruption = chosen.p, chosen.noise, chosen.q
@@ -251,7 +241,7 @@ def purify_job(
         compensate,
         ready,
         None if trusted is None else _open_trusted(trusted, image_column, out),
-        None if ready is not None else _training(preset, iterations, minutes, how.sigma, seed),
+        planned,
         denoiser or out.with_name(out.name + ".denoiser"),
         batch,
     )
@@ -276,7 +266,7 @@ def _check_options(
 
 def _preset_of(ready: Denoiser, asked: str, folder: Path | None) -> Preset:
     """The preset of a denoiser, if no other was asked for."""
-    preset = preset_of(ready)
+    preset = preset_of(ready.config)
     if asked != "fast" and preset != get_preset(asked):
         raise EclipseError(
             f"--preset {asked}, but {folder} is of preset {preset.denoiser.preset}; leave --preset out and give "
@@ -285,15 +275,9 @@ def _preset_of(ready: Denoiser, asked: str, folder: Path | None) -> Preset:
     return preset
 
 
-def _training(preset: str, iterations: int | None, minutes: float | None, sigma: float, seed: int) -> dict[str, Any]:
+def _training(planned: Planned) -> dict[str, Any]:
     """What decides the weights of the denoiser, but for the preset, the seed and the trusted images."""
-    decided = training_settings((), preset, iterations, minutes, sigma, seed)
-    return {name: decided[name] for name in ("iterations", "minutes", "noise levels") if decided[name] is not None}
-
-
-def _untrained(preset: Preset, sigma: float) -> Denoiser:
-    """What is known of a denoiser before it is trained: its settings, not its network."""
-    return Denoiser(replace(preset.denoiser, t_max=levels(preset, sigma)), nn.Identity())
+    return {name: value for name, value in planned.settings().items() if name != "preset" and value is not None}
 
 
 def _open_trusted(spec: str, image_column: str | None, out: Path) -> Source:

@@ -18,7 +18,7 @@ from eclipse.defenses.victim import Trained, check_sets, new_victim, train_victi
 from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
 from eclipse.runs.files import check_name, write_json
-from eclipse.runs.state import State
+from eclipse.runs.state import State, Work
 
 RESULT, WEIGHTS = "result.json", "model.safetensors"
 
@@ -103,25 +103,11 @@ class Train(Job):
         assert state.folder is not None
         began = time.monotonic()
         with enough_memory(self.device, f"for the defense {self.names['defense']}"):
-            data = self.defense.prepare(
-                self.data,
-                self.trusted,
-                seed=self.seed,
-                device=self.device,
-                stages=State(state.folder / "prepare", tell),
-            )
+            preparing = Work(self.seed, self.device, State(state.folder / "prepare", tell))
+            data = self.defense.prepare(self.data, self.trusted, preparing)
         prepared_s = time.monotonic() - began
-        trained = train_victim(
-            data,
-            self.test,
-            self.defense,
-            self.arch,
-            self.recipe,
-            seed=self.seed,
-            device=self.device,
-            stages=state,
-            compiled=self.compiled,
-        )
+        work = Work(self.seed, self.device, state)
+        trained = train_victim(data, self.test, self.defense, self.arch, self.recipe, work, compiled=self.compiled)
         result = {
             **self.settings,
             **self.inputs,

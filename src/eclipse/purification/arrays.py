@@ -1,19 +1,137 @@
-"""``fit`` and ``transform`` over the same functions, for people who know scikit-learn."""
+"""Images in memory: one loop behind ``purify``, ``Purifier`` and the defenses that purify."""
 
+import time
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eclipse.compute.device import resolve_device
 from eclipse.data.imageset import ImageSet
-from eclipse.diffusion.denoiser import Denoiser
+from eclipse.data.pixels import Stored, gray, quantize, to_color
+from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
+from eclipse.diffusion.presets import preset_of
 from eclipse.diffusion.training import Images
 from eclipse.diffusion.trusted import train_denoiser
 from eclipse.errors import EclipseError
-from eclipse.purification.algorithm import Pixels, purify
+from eclipse.purification.algorithm import Purification, absorb, denoise, group_size, prepare, purification
+from eclipse.runs.state import TELL_EVERY_S, State, Work
 
-Data = TypeVar("Data", ImageSet, NDArray[np.uint8], Tensor)
+SAVE_EVERY_S = 30.0  # what a kill may cost, as with the training of a denoiser
+
+Pixels = TypeVar("Pixels", Stored, Tensor)
+Data = TypeVar("Data", ImageSet, Stored, Tensor)
+
+
+def purify(
+    images: Pixels,
+    denoiser: Denoiser,
+    *,
+    sigma: float | None = None,
+    steps: int | None = None,
+    sampler: str | None = None,
+    seed: int = 0,
+    ids: Sequence[str] | None = None,
+    device: str = "auto",
+) -> Pixels:
+    """Purify images in memory.
+
+    Args:
+        images: uint8, (N, 3, H, W) or, gray, (N, 1, H, W), as a NumPy array or a torch tensor.
+        denoiser: from ``train_denoiser`` or ``load_denoiser``; it stays as it is.
+        sigma: noise level t* as a standard deviation on the [0, 1] scale (32 / 255); the preset's by default.
+        steps: network evaluations; the preset's by default.
+        sampler: a name in ``samplers.SAMPLERS``; the preset's by default.
+        seed: decides the noise, together with the ids.
+        ids: one stable identity a row; by default the row number.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        The same kind and shape, uint8, in the same order; a tensor on the device that it came from.
+
+    Raises:
+        EclipseError: wrong type or shape, a level or size that the denoiser was not made for.
+    """
+    names = [str(i) for i in range(len(images))] if ids is None else ids
+    _check(images, names)
+    denoiser.config.check_size(*images.shape[2:])
+    how = purification(preset_of(denoiser.config), denoiser.config, sigma=sigma, steps=steps, sampler=sampler)
+    stored = images.cpu().numpy() if isinstance(images, Tensor) else images
+    out = np.empty(stored.shape, np.uint8)
+    for rows, part in _purified(stored, names, denoiser, how, seed, resolve_device(device)):
+        out[rows] = part
+    return torch.from_numpy(out).to(images.device) if isinstance(images, Tensor) else out
+
+
+def purify_set(data: ImageSet, denoiser: Denoiser, how: Purification, work: Work) -> ImageSet:
+    """Purify all images of a set, with the bytes of ``purify``; a killed purification goes on.
+
+    Raises:
+        EclipseError: images of a size or of channels that the denoiser does not take.
+    """
+    check_images(data, denoiser.config)
+    out, state = np.empty_like(data.images), work.state
+    first = saved = _restore(state, out)
+    told = kept = time.monotonic()
+    where = resolve_device(work.device)
+    for rows, part in _purified(data.images, data.ids, denoiser, how, work.seed, where, first):
+        out[rows], now = part, time.monotonic()
+        if now - kept >= SAVE_EVERY_S:
+            state.save(f"purified {saved}", {"images": torch.from_numpy(out[saved : rows.stop])}, {})
+            saved, kept = rows.stop, now
+        if now - told >= TELL_EVERY_S or rows.stop == len(data):
+            state.tell("purification", rows.stop, len(data))
+            told = now
+    return data.with_images(out)
+
+
+def check_images(data: ImageSet, config: DenoiserConfig) -> None:
+    """Refuse images that a denoiser does not take."""
+    if data.images.shape[1] not in (1, 3):
+        raise EclipseError(
+            f"images of {data.images.shape[1]} channels; a denoiser takes 3 (color) or 1 (gray): convert them"
+        )
+    config.check_size(*data.images.shape[2:])
+
+
+def _purified(
+    images: Stored, ids: Sequence[str], denoiser: Denoiser, how: Purification, seed: int, device: str, first: int = 0
+) -> Iterator[tuple[slice, Stored]]:
+    """Yield the rows of (N, C, H, W) from one on, purified, with their places, in bounded memory.
+
+    Gray images are purified as three equal planes, of which the rounded mean is kept.
+    """
+    ready = prepare(denoiser, device)
+    # The network sees groups of this size in any case, so that parts which end anywhere else would cost more.
+    size = group_size(images.shape[2] * images.shape[3], torch.device(device).type)
+    for start in range(first, len(images), size):
+        rows = slice(start, min(start + size, len(images)))
+        x_t = absorb(ready, torch.from_numpy(to_color(images[rows]).copy()), ids[rows], how, seed)
+        part = quantize(denoise(ready, x_t.to(device), ids[rows], how, seed)).cpu().numpy()
+        yield rows, gray(part) if images.shape[1] == 1 else part
+
+
+def _check(images: NDArray[np.uint8] | Tensor, ids: Sequence[str]) -> None:
+    fits = images.ndim == 4 and images.shape[1] in (1, 3) and 0 not in images.shape[1:]
+    if images.dtype not in (np.uint8, torch.uint8) or not fits:
+        raise EclipseError(
+            f"images are {images.dtype} of shape {tuple(images.shape)}; expected uint8 (N, 3, H, W), or (N, 1, H, W)"
+        )
+    if len(ids) != len(images):
+        raise EclipseError(f"{len(ids)} ids for {len(images)} images; expected one id per image")
+
+
+def _restore(state: State, out: Stored) -> int:
+    """Read back the rows that were purified before a kill; return how many."""
+    done = 0
+    while done < len(out) and (found := state.load(f"purified {done}")):
+        part = found[0]["images"].numpy()
+        out[done : done + len(part)] = part
+        done += len(part)
+    return done
 
 
 class Purifier:

@@ -1,4 +1,4 @@
-"""The lightweight corruption compensation C(x; p, sigma): paper Eq. 13, modules B and C.
+"""The lightweight corruption compensation C(x; p, noise, q): paper Eq. 13, modules B and C.
 
 In the paper every image gets noise. With a noise probability q below 1 some stay without, so that a network trained on
 them also sees images as it will meet them; preset ``fast`` has q = 1/2 (docs/log).
@@ -21,7 +21,7 @@ from eclipse.data.pixels import quantize, to_unit
 from eclipse.errors import EclipseError
 
 P = 0.4  # grayscale probability: paper, section 4.1
-SIGMA = 0.05  # noise on the [0, 1] scale, 12.8/255: paper, section 4.1
+NOISE = 0.05  # its standard deviation on the [0, 1] scale, 12.8/255: paper, section 4.1
 Q = 1.0  # noise probability: the paper adds it to every image
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -39,18 +39,18 @@ class Compensate(torch.nn.Module):
 
     Args:
         p: probability of grayscale (luma 0.299, 0.587, 0.114 on all three channels) of each image.
-        sigma: standard deviation of the noise on the [0, 1] scale.
+        noise: its standard deviation on the [0, 1] scale.
         q: probability of the noise of each image; 1 in the paper.
         generator: source of the randomness, on the device of the images; None is torch's global one, which
             differs between the workers of a DataLoader while a given generator does not.
     """
 
     def __init__(
-        self, p: float = P, sigma: float = SIGMA, q: float = Q, *, generator: torch.Generator | None = None
+        self, p: float = P, noise: float = NOISE, q: float = Q, *, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        check_parameters(p, sigma, q)
-        self.p, self.sigma, self.q, self.generator = p, sigma, q, generator
+        check_parameters(p, noise, q)
+        self.p, self.noise, self.q, self.generator = p, noise, q, generator
 
     def forward(self, x: Pixels) -> Pixels:
         """Corrupt an image or a batch.
@@ -71,15 +71,15 @@ class Compensate(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """The parameters, for ``print(transform)``."""
-        return f"p={self.p}, sigma={self.sigma}, q={self.q}"
+        return f"p={self.p}, noise={self.noise}, q={self.q}"
 
     def _corrupt(self, x: Tensor) -> Tensor:
         _check_shape(x.shape)
         batch = x if x.ndim == 4 else x.unsqueeze(0)
         gray, noisy = torch.rand(2, len(batch), generator=self.generator, device=x.device)
-        noise = torch.randn(batch.shape, generator=self.generator, device=x.device, dtype=x.dtype)
-        sigma = self.sigma * (noisy < self.q).to(x.dtype)
-        return corrupt(batch, gray < self.p, sigma.view(-1, 1, 1, 1) * noise).reshape(x.shape)
+        drawn = torch.randn(batch.shape, generator=self.generator, device=x.device, dtype=x.dtype)
+        strength = self.noise * (noisy < self.q).to(x.dtype)
+        return corrupt(batch, gray < self.p, strength.view(-1, 1, 1, 1) * drawn).reshape(x.shape)
 
     def _pil(self, image: Image.Image) -> Image.Image:
         if image.mode not in ("RGB", "L"):
@@ -89,17 +89,17 @@ class Compensate(torch.nn.Module):
         return Image.fromarray(pixels if image.mode == "RGB" else pixels[:, :, 0])
 
 
-def once(images: ImageSet, *, p: float = P, sigma: float = SIGMA, q: float = Q, seed: int = 0) -> ImageSet:
+def once(images: ImageSet, *, p: float = P, noise: float = NOISE, q: float = Q, seed: int = 0) -> ImageSet:
     """Write the corruption into the data; what an image gets depends on (seed, id) alone."""
-    check_parameters(p, sigma, q)
+    check_parameters(p, noise, q)
     _check_shape(images.images.shape)
     out = np.empty_like(images.images)
     for start in range(0, len(images), _ROWS):
         rows = slice(start, start + _ROWS)
-        gray, noisy, noise = _draw(seed, images.ids[rows], images.images.shape[1:])
+        gray, noisy, drawn = _draw(seed, images.ids[rows], images.images.shape[1:])
         x = to_unit(torch.tensor(images.images[rows]))
-        noise *= sigma * (noisy < q).view(-1, 1, 1, 1)
-        out[rows] = quantize(corrupt(x, gray < p, noise)).numpy()
+        drawn *= noise * (noisy < q).view(-1, 1, 1, 1)
+        out[rows] = quantize(corrupt(x, gray < p, drawn)).numpy()
     return images.with_images(out)
 
 
@@ -129,19 +129,19 @@ def _draw(seed: int, ids: Sequence[str], shape: tuple[int, ...]) -> tuple[Tensor
     return torch.from_numpy(gray), torch.from_numpy(noisy), torch.from_numpy(noise)
 
 
-def check_parameters(p: float, sigma: float, q: float = Q) -> None:
-    """Refuse a probability or a noise level that cannot be meant."""
+def check_parameters(p: float, noise: float, q: float = Q) -> None:
+    """Refuse a probability or a strength of noise that cannot be meant."""
     if not 0 <= q <= 1:
         raise EclipseError(f"noise probability {q:g}; expected 0 to 1 (the paper adds noise to every image: 1)")
     if not 0 <= p <= 1:
         raise EclipseError(f"grayscale probability {p:g}; expected 0 to 1 (the paper uses 0.4)")
-    if sigma >= 1:
+    if noise >= 1:
         raise EclipseError(
-            f"noise sigma {sigma:g} looks like 8-bit levels; expected a value on the [0, 1] scale, "
-            f"here {sigma:g}/255 = {sigma / 255:.3g} (the paper uses 0.05)"
+            f"noise {noise:g} looks like 8-bit levels; expected a value on the [0, 1] scale, "
+            f"here {noise:g}/255 = {noise / 255:.3g} (the paper uses 0.05)"
         )
-    if not sigma >= 0:
-        raise EclipseError(f"noise sigma {sigma:g}; expected 0 or more and below 1 (the paper uses 0.05)")
+    if not noise >= 0:
+        raise EclipseError(f"noise {noise:g}; expected 0 or more and below 1 (the paper uses 0.05)")
 
 
 def _check_shape(shape: Sequence[int]) -> None:

@@ -18,11 +18,13 @@ from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import Picture, repainted
 from eclipse.data.pixels import quantize
 from eclipse.data.store import Row, Source
-from eclipse.diffusion.denoiser import Denoiser
+from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
 from eclipse.errors import EclipseError
-from eclipse.purification.algorithm import BATCH_PIXELS, Purification, absorb, denoise, prepare
+from eclipse.purification.algorithm import Purification, absorb, denoise, prepare
 from eclipse.purification.compensation import once
 from eclipse.purification.shards import Item, Shards, Writer, digest_of
+
+BATCH_PIXELS = 1 << 24  # noised at a time: 16 million pixels are 200 MB as float32
 
 T = TypeVar("T")
 
@@ -105,7 +107,6 @@ def purify_rows(
     Raises:
         EclipseError: an unreadable image (unless skipped), or one of a size that the denoiser does not take.
     """
-    treatment.how.indices(denoiser)
     ready = prepare(denoiser, treatment.device)
     began, busy, resumed = time.monotonic(), 0.0, shards.rows
     with closing(_prefetch(_absorbed(source, ready, treatment, batch, resumed))) as work, Writer(shards) as writer:
@@ -119,11 +120,11 @@ def purify_rows(
             tell(Progress(done, len(source), (done - resumed) / (now - began), busy / (now - began)))
 
 
-def check_first(source: Source, denoiser: Denoiser, skip_bad: bool) -> None:
+def check_first(source: Source, config: DenoiserConfig, skip_bad: bool) -> None:
     """Refuse, before any work, a first image that cannot be read or is of a size that the denoiser does not take."""
     item = _read(next(source.rows()), skip_bad)
     if isinstance(item.picture, Picture):
-        _check_size(denoiser, item.name, *item.picture.rgb.shape[1:])
+        _check_size(config, item.name, *item.picture.rgb.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def _noised(
     for i, item in enumerate(items):
         if not isinstance(item.picture, str):
             height, width = item.picture.rgb.shape[1:]
-            _check_size(denoiser, item.name, height, width)
+            _check_size(denoiser.config, item.name, height, width)
             by_size.setdefault((height, width), []).append(i)
     noised = {}
     for size, members in by_size.items():
@@ -187,9 +188,9 @@ def _noised(
     return noised
 
 
-def _check_size(denoiser: Denoiser, name: str, height: int, width: int) -> None:
+def _check_size(config: DenoiserConfig, name: str, height: int, width: int) -> None:
     try:
-        denoiser.check_size(height, width)
+        config.check_size(height, width)
     except EclipseError as error:
         raise EclipseError(f"{name}: {error}") from error
 
@@ -213,10 +214,10 @@ def _denoised(denoiser: Denoiser, batch: _Batch, treatment: Treatment) -> list[I
     return items
 
 
-def _compensated(picture: Picture, id: str, p: float, sigma: float, q: float, seed: int) -> Picture:
+def _compensated(picture: Picture, id: str, p: float, noise: float, q: float, seed: int) -> Picture:
     """The picture with the compensation written into it; a gray one gets one plane of noise, not the mean of three."""
     stored = picture.rgb[:1] if picture.gray else picture.rgb
-    corrupted = once(ImageSet(stored[None], (id,)), p=p, sigma=sigma, q=q, seed=seed).images[0]
+    corrupted = once(ImageSet(stored[None], (id,)), p=p, noise=noise, q=q, seed=seed).images[0]
     return replace(picture, rgb=np.broadcast_to(corrupted, picture.rgb.shape))
 
 

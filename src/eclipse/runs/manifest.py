@@ -95,6 +95,14 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def read_kept(path: Path) -> dict[str, Any]:
+    """What unfinished work has kept of itself as JSON."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise EclipseError(f"{path} is damaged ({error}); delete {path.parent} to begin anew") from error
+
+
 def check_same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:
     """Refuse to go on from a state made with other settings, naming the first that differs."""
     for name in dict.fromkeys((*made, *asked)):

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from eclipse.errors import EclipseError
 from eclipse.runs.files import write_whole
 
+TELL_EVERY_S = 1.0  # how often work whose parts are quick tells how far it is
 DENOISER = "denoiser"  # the stage of what several works share, which counts for none of them
 
 

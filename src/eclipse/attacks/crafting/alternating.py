@@ -25,7 +25,7 @@ from eclipse.compute.randomness import stream
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
 from eclipse.errors import EclipseError
-from eclipse.runs.state import State, pack, unpack
+from eclipse.runs.state import Work, pack, unpack
 
 SAVE = 25  # training steps after which the surrogate is saved
 
@@ -112,9 +112,7 @@ class Alternation:
         clean: a labelled set.
         rounds: see ``Rounds``.
         moves: see ``Moves``.
-        crafting: keeps the state and tells the progress.
-        seed: decides batches and all that the moves draw.
-        device: where the network is and computes.
+        work: its seed decides batches and all that the moves draw; the network is on its device.
     """
 
     network: nn.Module
@@ -122,9 +120,7 @@ class Alternation:
     clean: ImageSet
     rounds: Rounds
     moves: Moves
-    crafting: State
-    seed: int
-    device: str
+    work: Work
 
     def __post_init__(self) -> None:
         channels_last(self.network)
@@ -151,17 +147,17 @@ class Alternation:
             self._train(number)
             self._renew(number)
             accuracy = self._accuracy(number)
-            self.crafting.tell("rounds", number, self.rounds.recipe.epochs, accuracy=accuracy)
+            self.work.state.tell("rounds", number, self.rounds.recipe.epochs, accuracy=accuracy)
             if accuracy >= self.rounds.target:
                 break
         return self._noise[self._places]
 
     def _resume(self) -> None:
-        if found := self.crafting.load("surrogate"):
+        if found := self.work.state.load("surrogate"):
             unpack(found[0], self.network, self.optimizer)
             self._step = found[1]["step"]
         for part in self._parts:
-            if found := self.crafting.load(f"noise {part.start}"):
+            if found := self.work.state.load(f"noise {part.start}"):
                 self._noise[part] = found[0]["noise"].numpy()
                 self._renewed[part.start] = found[1]["round"]
 
@@ -173,13 +169,13 @@ class Alternation:
             loss, accuracy = self._descend(self._step / total)
             self._step += 1
             if self._step % SAVE == 0 or self._step == number * steps:
-                self.crafting.save("surrogate", pack(self.network, self.optimizer), {"step": self._step})
-                self.crafting.tell("surrogate", self._step, total, loss=loss, accuracy=accuracy)
+                self.work.state.save("surrogate", pack(self.network, self.optimizer), {"step": self._step})
+                self.work.state.tell("surrogate", self._step, total, loss=loss, accuracy=accuracy)
 
     def _descend(self, progress: float) -> tuple[float, float]:
         recipe = self.rounds.recipe
         self.optimizer.param_groups[0]["lr"] = recipe.rate(progress)
-        with seeded(self.seed, "lesson", self._step, self.device):
+        with seeded(self.work.seed, "lesson", self._step, self.work.device):
             x, y, noise = self._batch(self._next_rows(recipe.batch))
             self._freeze()
             x = self.moves.lesson(x, y, noise)
@@ -195,19 +191,19 @@ class Alternation:
                 self._noise[part] = self._of_classes(number) if self.rounds.class_wise else self._of_rows(number, part)
                 self._renewed[part.start] = number
                 noise = torch.from_numpy(self._noise[part])
-                self.crafting.save(f"noise {part.start}", {"noise": noise}, {"round": number})
-                self.crafting.tell(f"noise of round {number}", part.stop, len(self._noise))
+                self.work.state.save(f"noise {part.start}", {"noise": noise}, {"round": number})
+                self.work.state.tell(f"noise of round {number}", part.stop, len(self._noise))
 
     def _of_rows(self, number: int, part: slice) -> NDArray[np.float16]:
-        with seeded(self.seed, f"renewal {number}", part.start, self.device):
+        with seeded(self.work.seed, f"renewal {number}", part.start, self.work.device):
             return _half(self.moves.renew(*self._batch(self._rows[part])))
 
     def _of_classes(self, number: int) -> NDArray[np.float16]:
         """After each batch, the noise of a class becomes the mean of what its images would have."""
-        noise = torch.from_numpy(self._noise).to(self.device, torch.float32)
-        order = stream(self.seed, "", number, "alternating classes").permutation(self._rows)
+        noise = torch.from_numpy(self._noise).to(self.work.device, torch.float32)
+        order = stream(self.work.seed, "", number, "alternating classes").permutation(self._rows)
         for first in range(0, len(order), self.rounds.recipe.batch):
-            with seeded(self.seed, f"renewal {number}", first, self.device):
+            with seeded(self.work.seed, f"renewal {number}", first, self.work.device):
                 x, y, _ = self._batch(order[first : first + self.rounds.recipe.batch])
                 renewed = self.moves.renew(x, y, noise[y])
             for label in torch.unique(y):
@@ -220,22 +216,22 @@ class Alternation:
         self._freeze()
         hits = 0
         for first in range(0, len(self._rows), ROWS):
-            with seeded(self.seed, f"accuracy {number}", first, self.device):
+            with seeded(self.work.seed, f"accuracy {number}", first, self.work.device):
                 x, y, noise = self._batch(self._rows[first : first + ROWS])
                 hits += int((self.network(self.moves.view(poisoned(x, noise))).argmax(1) == y).sum())
         return hits / len(self._rows)
 
     def _batch(self, rows: NDArray[np.intp]) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and noise of some rows, on the device."""
-        x = to_unit(torch.from_numpy(self.clean.images[rows]).to(self.device))
-        noise = torch.from_numpy(self._noise[self._places[rows]]).to(self.device, torch.float32)
-        return x, torch.from_numpy(self._labels[rows]).to(self.device), noise
+        x = to_unit(torch.from_numpy(self.clean.images[rows]).to(self.work.device))
+        noise = torch.from_numpy(self._noise[self._places[rows]]).to(self.work.device, torch.float32)
+        return x, torch.from_numpy(self._labels[rows]).to(self.work.device), noise
 
     def _next_rows(self, batch: int) -> NDArray[np.intp]:
         """The rows of the next training step: all in random order, again and again, as many at a time."""
         batch = min(batch, len(self.clean))
         time, i = divmod(self._step, len(self.clean) // batch)
-        order = stream(self.seed, "", time, "alternating order").permutation(len(self.clean))
+        order = stream(self.work.seed, "", time, "alternating order").permutation(len(self.clean))
         return order[i * batch : (i + 1) * batch]
 
     def _shares(self) -> NDArray[np.intp]:
@@ -243,7 +239,7 @@ class Alternation:
         chosen = []
         for label in np.unique(self._labels).tolist():
             rows = np.flatnonzero(self._labels == label)
-            rng = stream(self.seed, str(label), 0, "alternating share")
+            rng = stream(self.work.seed, str(label), 0, "alternating share")
             chosen.append(rng.permutation(rows)[: math.ceil(self.rounds.share * len(rows))])
         return np.concatenate(chosen)
 

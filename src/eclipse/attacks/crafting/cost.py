@@ -11,6 +11,7 @@ from eclipse.attacks.attack import Attack
 from eclipse.classifiers.fit import unit_rows
 from eclipse.compute.device import channels_last
 from eclipse.data.imageset import ImageSet
+from eclipse.runs.state import Work
 
 LONG_MINUTES = 30.0  # from which on a crafting on a processor deserves a word
 TIMED_PIXELS = {"cpu": 32 * 32 * 32, "cuda": 512 * 32 * 32}  # of a first batch to measure the speed on
@@ -65,9 +66,9 @@ class Cost:
         return torch.device(self.device).type == "cpu" and self.minutes > LONG_MINUTES
 
 
-def surrogate_of(attack: Attack, clean: ImageSet, *, seed: int, device: str) -> Surrogate | None:
+def surrogate_of(attack: Attack, clean: ImageSet, work: Work) -> Surrogate | None:
     """The surrogate of an attack on a set; None where it needs none."""
-    network = attack.surrogate(clean, seed=seed, device=device)
+    network = attack.surrogate(clean, work)
     return None if network is None else _described(attack, network)
 
 
@@ -76,13 +77,13 @@ def _described(attack: Attack, network: nn.Module) -> Surrogate:
     return Surrogate(arch, sum(weights.numel() for weights in network.parameters()))
 
 
-def expected_cost(attack: Attack, clean: ImageSet, *, seed: int, device: str) -> Cost | None:
+def expected_cost(attack: Attack, clean: ImageSet, work: Work) -> Cost | None:
     """Measure what the crafting for a set will take; None where no network is needed."""
-    network = attack.surrogate(clean, seed=seed, device=device)
+    network = attack.surrogate(clean, work)
     if network is None:
         return None
-    speed = passes_per_s(network, clean, device)
-    return Cost(_described(attack, network), attack.passes(), len(clean), speed, device)
+    speed = passes_per_s(network, clean, work.device)
+    return Cost(_described(attack, network), attack.passes(), len(clean), speed, work.device)
 
 
 def passes_per_s(network: nn.Module, clean: ImageSet, device: str) -> float:

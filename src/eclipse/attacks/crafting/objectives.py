@@ -13,7 +13,7 @@ from eclipse.classifiers.classifier import Classifier
 from eclipse.classifiers.fit import unit_rows
 from eclipse.classifiers.pgd import PGD, Loss, Transform, pgd
 from eclipse.data.imageset import ImageSet
-from eclipse.runs.state import State
+from eclipse.runs.state import Work
 
 
 def feature_distance(network: Classifier, goals: Tensor) -> Loss:
@@ -45,18 +45,16 @@ def centroids(network: Classifier, clean: ImageSet, device: str) -> Tensor:
 
 def craft_pgd(
     clean: ImageSet,
-    crafting: State,
+    work: Work,
     objective: Callable[[slice], Loss],
     how: PGD,
     *,
-    seed: int,
-    device: str,
     transform: Transform | None = None,
     stage: str = "noise",
 ) -> NDArray[np.float16]:
     """Optimize the noise of all images by PGD, from a slice of the rows to their loss; see ``craft_rows``."""
 
     def craft(rows: slice) -> Tensor:
-        return pgd(unit_rows(clean, rows, device), objective(rows), how, transform=transform)
+        return pgd(unit_rows(clean, rows, work.device), objective(rows), how, transform=transform)
 
-    return craft_rows(clean, crafting, craft, seed=seed, device=device, stage=stage)
+    return craft_rows(clean, work, craft, stage=stage)

@@ -1,4 +1,4 @@
-"""What additive attacks share: adding a perturbation to stored pixels, and measuring what came out.
+"""What additive attacks share: perturbing the images of a set, and measuring what came out.
 
 A radius is on the [0, 1] pixel scale. An L2 radius is stated for 3x32x32 images and grows with the square
 root of the number of values, which is the rule of both LSP (6/255 a value) and AR (1.0 at 32x32, 3.0 at
@@ -13,24 +13,10 @@ from numpy.typing import NDArray
 
 from eclipse.classifiers.pgd import scaled_radius
 from eclipse.data.imageset import ImageSet
+from eclipse.data.pixels import add
 from eclipse.errors import unknown
 
 _CHUNK_VALUES = 2**22  # float32 values worked on at once: 16 MB an array, 1,365 images of 3x32x32
-
-
-def apply(clean: NDArray[np.uint8], delta: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Add a signed perturbation to images: round it to whole levels, add, clip.
-
-    Rounding, never truncation: truncation shifts a perturbation by half a level and can push it out of its
-    ball. Clean pixels are whole levels, so rounding the perturbation rounds the sum; clipping only shortens.
-
-    Args:
-        clean: uint8, any shape.
-        delta: the perturbation on the [0, 1] scale, of a shape that broadcasts to that of ``clean``.
-    """
-    levels = np.rint(delta * 255).astype(np.int16)
-    poisoned: NDArray[np.uint8] = np.clip(clean + levels, 0, 255).astype(np.uint8)
-    return poisoned
 
 
 def chunks(images: NDArray[np.uint8]) -> Iterator[slice]:
@@ -55,7 +41,7 @@ def perturb(
     labels = clean.require_labels(purpose)
     poisoned = np.empty_like(clean.images)
     for rows in chunks(clean.images):
-        poisoned[rows] = apply(clean.images[rows], perturbation(clean.ids[rows], labels[rows]))
+        poisoned[rows] = add(clean.images[rows], perturbation(clean.ids[rows], labels[rows]))
     return clean.with_images(poisoned)
 
 
@@ -63,7 +49,7 @@ def add_noise(clean: ImageSet, noise: NDArray[np.floating]) -> ImageSet:
     """Add the noise of row i, (N, C, H, W) on the [0, 1] scale, to image i, in bounded memory."""
     poisoned = np.empty_like(clean.images)
     for rows in chunks(clean.images):
-        poisoned[rows] = apply(clean.images[rows], noise[rows].astype(np.float32))
+        poisoned[rows] = add(clean.images[rows], noise[rows].astype(np.float32))
     return clean.with_images(poisoned)
 
 

@@ -13,26 +13,24 @@ from eclipse.classifiers.classifier import Classifier, make_classifier
 from eclipse.classifiers.fit import Adversary, Augment, Recipe, fit, make_optimizer
 from eclipse.compute.device import channels_last, seeded
 from eclipse.data.imageset import ImageSet
-from eclipse.runs.state import State, pack, unpack
+from eclipse.runs.state import State, Work, pack, unpack
 
 ROWS = 256  # images whose noise is optimized at a time; part of what decides the bytes
 
 
-def new_surrogate(arch: str, clean: ImageSet, seed: int, device: str) -> Classifier:
+def new_surrogate(arch: str, clean: ImageSet, work: Work) -> Classifier:
     """A fresh classifier for the classes and channels of a set, its weights decided by the seed."""
-    with seeded(seed, f"surrogate {arch}"):
+    with seeded(work.seed, f"surrogate {arch}"):
         channels, *sides = clean.images.shape[1:]
-        return make_classifier(arch, clean.num_classes, channels, min(sides)).to(device)
+        return make_classifier(arch, clean.num_classes, channels, min(sides)).to(work.device)
 
 
 def train_surrogate(
     network: Classifier,
     clean: ImageSet,
     recipe: Recipe,
-    crafting: State,
+    work: Work,
     *,
-    seed: int,
-    device: str,
     augment: Augment | None = None,
     adversary: Adversary | None = None,
     keep: tuple[int, ...] = (),
@@ -41,26 +39,26 @@ def train_surrogate(
 
     All copies, frozen and in evaluation mode. Goes on where an interrupted training was; a finished one costs nothing.
     """
-    optimizer = make_optimizer(network, recipe)
+    optimizer, state = make_optimizer(network, recipe), work.state
     kept = keep or (recipe.epochs,)
     states: dict[int, dict[str, Tensor]] = {}
     done = 0
-    if found := crafting.load("surrogate"):
+    if found := state.load("surrogate"):
         unpack(found[0], network, optimizer)
         done = found[1]["epoch"]
-        states = {epoch: _kept(crafting, epoch) for epoch in kept if epoch <= done}
+        states = {epoch: _kept(state, epoch) for epoch in kept if epoch <= done}
     hooks: dict[str, Any] = {"augment": augment, "adversary": adversary, "optimizer": optimizer, "done": done}
-    for event in fit(network, clean, recipe, seed=seed, device=device, **hooks):
+    for event in fit(network, clean, recipe, seed=work.seed, device=work.device, **hooks):
         if event.epoch in kept:
             states[event.epoch] = {name: value.clone() for name, value in network.state_dict().items()}
-            crafting.save(f"surrogate {event.epoch}", states[event.epoch], {})
-        crafting.save("surrogate", pack(network, optimizer), {"epoch": event.epoch})
-        crafting.tell("surrogate", event.epoch, recipe.epochs, accuracy=event.train_accuracy)
+            state.save(f"surrogate {event.epoch}", states[event.epoch], {})
+        state.save("surrogate", pack(network, optimizer), {"epoch": event.epoch})
+        state.tell("surrogate", event.epoch, recipe.epochs, accuracy=event.train_accuracy)
     return [_restored(network, states[epoch]) for epoch in kept]
 
 
-def _kept(crafting: State, epoch: int) -> dict[str, Tensor]:
-    found = crafting.load(f"surrogate {epoch}")
+def _kept(state: State, epoch: int) -> dict[str, Tensor]:
+    found = state.load(f"surrogate {epoch}")
     assert found is not None  # it is saved before the epoch is on record
     return found[0]
 
@@ -78,22 +76,15 @@ def row_groups(clean: ImageSet) -> Iterator[slice]:
 
 
 def craft_rows(
-    clean: ImageSet,
-    crafting: State,
-    craft: Callable[[slice], Tensor],
-    *,
-    seed: int,
-    device: str,
-    stage: str = "noise",
+    clean: ImageSet, work: Work, craft: Callable[[slice], Tensor], *, stage: str = "noise"
 ) -> NDArray[np.float16]:
     """Craft the noise of all images, ``ROWS`` at a time, each group from its own random numbers.
 
     Args:
         clean: the images.
-        crafting: keeps the groups that are done.
-        craft: from a slice of the rows to their noise on the [0, 1] scale.
-        seed: with the stage and the first row of a group decides what ``craft`` draws from torch's global generators.
-        device: where ``craft`` computes.
+        work: its seed, with the stage and the first row of a group, decides what ``craft`` draws from torch's global
+            generators; its state keeps the groups that are done.
+        craft: from a slice of the rows to their noise on the [0, 1] scale, computed on the device of the work.
         stage: names the groups; attacks that craft all images more than once need a name for each time.
 
     Returns:
@@ -101,13 +92,13 @@ def craft_rows(
     """
     noise = np.empty(clean.images.shape, np.float16)
     for rows in row_groups(clean):
-        found = crafting.load(f"{stage} {rows.start}")
+        found = work.state.load(f"{stage} {rows.start}")
         if found is None:
-            with seeded(seed, stage, rows.start, device):
+            with seeded(work.seed, stage, rows.start, work.device):
                 part = craft(rows).to("cpu", torch.float16)
-            crafting.save(f"{stage} {rows.start}", {"noise": part}, {})
+            work.state.save(f"{stage} {rows.start}", {"noise": part}, {})
         else:
             part = found[0]["noise"]
         noise[rows] = part.numpy()
-        crafting.tell(stage, rows.stop, len(clean))
+        work.state.tell(stage, rows.stop, len(clean))
     return noise
