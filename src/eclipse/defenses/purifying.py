@@ -6,8 +6,9 @@ from typing import Any
 from eclipse.compute.device import resolve_device
 from eclipse.data.imageset import ImageSet
 from eclipse.diffusion.denoiser import PACKAGES
-from eclipse.diffusion.trusted import Planned, check_trusted, shared_denoiser
-from eclipse.purification.algorithm import Purification
+from eclipse.diffusion.presets import get_preset
+from eclipse.diffusion.trusted import Planned, check_trusted, plan_denoiser, shared_denoiser
+from eclipse.purification.algorithm import Purification, purification
 from eclipse.purification.arrays import check_images, purify_set
 from eclipse.runs.state import Work
 
