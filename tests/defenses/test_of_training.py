@@ -18,11 +18,10 @@ from eclipse.classifiers.classifier import CLASSIFIERS, Classifier, make_classif
 from eclipse.classifiers.fit import Recipe, accuracy, descend, fit
 from eclipse.classifiers.small import SmallNet
 from eclipse.data.imageset import ImageSet
-from eclipse.defenses import make_defense
+from eclipse.defenses import DEFENSES, make_defense
 from eclipse.defenses.at import AT, USUAL
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.dp_sgd import DPSGD, GroupNormOnly
-from eclipse.defenses.parameters import defense_with
 from eclipse.defenses.ueraser import UEraser, _policy
 from eclipse.errors import EclipseError
 from eclipse.parameters import parameters
@@ -202,10 +201,10 @@ def test_at_has_the_published_numbers_of_each_norm() -> None:
 
 
 def test_people_give_the_linf_radius_of_at_in_levels_and_that_of_l2_as_it_is() -> None:
-    four = defense_with("at", "small", ["eps=4"])
+    four = DEFENSES.asked("at", "small", ["eps=4"])
     assert four == AT(norm="Linf", radius=4 / 255, steps=3, step_share=0.5)
     assert str(parameters(four)["eps"]) == "4" and str(parameters(AT(radius=0.25))["eps"]) == "0.25"
-    assert defense_with("at-l2", "small", ["eps=0.25"]) == AT(radius=0.25, steps=3, step_share=0.5)
+    assert DEFENSES.asked("at-l2", "small", ["eps=0.25"]) == AT(radius=0.25, steps=3, step_share=0.5)
     for norm, settings in USUAL.items():
         told = AT(norm=norm).settings()
         assert (told["radius"], told["steps"]) == (settings.radius, settings.steps), "what stands for None is told"
@@ -308,7 +307,7 @@ def test_the_network_of_dp_sgd_computes_what_that_of_its_control_does() -> None:
     assert torch.equal(private(x), control(x))
 
 
-@pytest.mark.parametrize("arch", sorted(CLASSIFIERS))
+@pytest.mark.parametrize("arch", sorted(CLASSIFIERS.names()))
 def test_no_batch_norm_is_left_in_any_classifier(arch: str) -> None:
     from opacus.validators import ModuleValidator
 

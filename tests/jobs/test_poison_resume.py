@@ -12,9 +12,8 @@ import pytest
 from kit.commands import Command, refusal, write_images
 from kit.kills import Killed, killing, manifest, names, refused
 from kit.layouts import tree_bytes
-from kit.small_run import FAKE, Kill, ended, start
+from kit.small_run import Kill, ended, start
 
-from eclipse.attacks import ATTACKS
 from eclipse.attacks.crafting import surrogate
 from eclipse.jobs import poison as poison_job
 from eclipse.jobs.poison import craft_folder
@@ -24,8 +23,7 @@ from eclipse.runs.state import State
 
 
 @pytest.fixture(autouse=True)
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ATTACKS, "fake", FAKE["fake"])
+def small_groups(plugin: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surrogate, "ROWS", 8)
 
 

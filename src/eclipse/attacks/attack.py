@@ -1,5 +1,6 @@
 """What an attack is."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import field
@@ -13,6 +14,8 @@ from eclipse.classifiers.classifier import Classifier
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
 from eclipse.runs.state import State
+
+LONGEST = math.sqrt(3 * 32 * 32)  # the L2 norm of the way from black to white at 3x32x32
 
 
 class Attack(ABC):
@@ -47,6 +50,14 @@ class Attack(ABC):
         Raises:
             EclipseError: the set has no labels, or is not one that this attack can poison.
         """
+
+    def check(self, name: str) -> None:
+        """Refuse, under the name that a user gave, fields that no user can mean."""
+        if self.norm == "L2" and self.radius > LONGEST:
+            raise EclipseError(
+                f"{name} radius {self.radius:g}, an L2 norm on the [0, 1] scale at 3x32x32; expected at most "
+                f"{LONGEST:.1f}, the way from black to white, such as {type(self).radius:.2g}"
+            )
 
     def surrogate(self, clean: ImageSet, *, seed: int, device: str) -> nn.Module | None:
         """The untrained surrogate for this set, to measure its speed; None where there is none."""

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eclipse.attacks import ATTACKS
 from eclipse.attacks.attack import Attack, check_classes
 from eclipse.attacks.crafting.cost import Cost, Surrogate, expected_cost, surrogate_of
-from eclipse.attacks.crafting.perturbation import apply, size
+from eclipse.attacks.crafting.perturbation import apply, length_in_words, size
 from eclipse.attacks.imported import Perturbation, check_rows, is_perturbation, poisoned_rows, read_perturbation
-from eclipse.attacks.parameters import attack_with, length_in_words
 from eclipse.classifiers.pgd import scaled_radius
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.imageset import ImageSet
@@ -101,6 +101,7 @@ class Plan:
         attack = {
             "name": request.attack,
             "scale": request.scale or "paper",
+            **ATTACKS.code(cast(str, request.attack)),
             "norm": self.origin.norm,
             "radius": fields["radius"],
             "fields": fields,
@@ -207,7 +208,7 @@ def _check_options(request: Request) -> None:
 def _origin(request: Request, source: Source) -> Attack | Source | Perturbation:
     """The attack, or the poison of others, checked as far as the clean images need not be decoded for it."""
     if request.imported is None:
-        return attack_with(cast(str, request.attack), request.scale or "paper", request.settings)
+        return cast(Attack, ATTACKS.asked(cast(str, request.attack), request.scale or "paper", request.settings))
     if is_perturbation(request.imported):
         perturbation = read_perturbation(Path(request.imported), source)
         _check_unit(request, perturbation)

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eclipse.classifiers.classifier import CLASSIFIERS
 from eclipse.classifiers.fit import Recipe, recipe_with
 from eclipse.compute.device import compute_dtype, describe_device, enough_memory, resolve_device
 from eclipse.data.imageset import ImageSet
 from eclipse.data.overlap import check_apart_from_test
 from eclipse.data.source import load_imageset, open_source
+from eclipse.defenses import DEFENSES
 from eclipse.defenses.defense import Defense
-from eclipse.defenses.parameters import defense_with
 from eclipse.defenses.victim import Trained, check_sets, new_victim, train_victim
 from eclipse.errors import EclipseError
 from eclipse.runs.files import check_name, clear, locked, write_json, write_whole
@@ -66,8 +67,13 @@ class Plan:
             "test set": asked.test,
             "trusted set": asked.trusted,
             "arch": asked.arch,
+            **{f"arch {word}": value for word, value in CLASSIFIERS.code(asked.arch).items()},
             "recipe": {"name": asked.recipe, **asdict(self.recipe)},
-            "defense": {"name": asked.defense, "scale": asked.scale, **self.defense.settings()},
+            "defense": {
+                **{"name": asked.defense, "scale": asked.scale},
+                **DEFENSES.code(asked.defense),
+                **self.defense.settings(),
+            },
             "seed": asked.seed,
             "compiled": asked.compiled,
             "device": {"type": self.device.partition(":")[0], "name": describe_device(self.device)},
@@ -106,7 +112,7 @@ def plan(request: Request) -> Plan:
     """
     check_name(request.out)
     device = resolve_device(request.device)
-    defense = defense_with(request.defense, request.scale, request.settings)
+    defense = DEFENSES.asked(request.defense, request.scale, request.settings)
     recipe = recipe_with(request.recipe, request.epochs)
     if request.trusted is None and defense.needs() != "nothing":
         raise EclipseError(
