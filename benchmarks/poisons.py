@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument(
         "--attacks", nargs="+", choices=["clean", *ATTACKS.names()], default=["clean", *ATTACKS.names()]
     )
-    parser.add_argument("--victim", default="small", help="a name in victims.classifier.CLASSIFIERS")
+    parser.add_argument("--victim", default="small", help="a name in classifiers.CLASSIFIERS")
     parser.add_argument("--pad", type=int, help="padding of the random crop; 0 for no crop; the recipe's if not given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--craft-only", action="store_true", help="craft the poisons, train no victim")

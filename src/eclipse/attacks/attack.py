@@ -72,7 +72,7 @@ class SurrogateAttack(Attack):
     """The base of the attacks whose surrogate is a classifier that has a name.
 
     Attributes:
-        arch: a name in ``victims.classifier.CLASSIFIERS``.
+        arch: a name in ``classifiers.CLASSIFIERS``.
     """
 
     arch: str

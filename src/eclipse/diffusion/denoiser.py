@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, TypeAlias, cast
 from torch import Tensor, nn
 
 from eclipse.diffusion.schedule import NoiseSchedule
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, unknown
 from eclipse.registry import Registry
 
 JSON: TypeAlias = str | int | float | bool | Sequence["JSON"] | Mapping[str, "JSON"] | None
@@ -69,7 +69,8 @@ class DenoiserConfig:
     trained: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ARCHITECTURES.entry(self.architecture)  # refuses a name that there is not
+        if self.architecture not in ARCHITECTURES.names():
+            raise unknown("architecture", self.architecture, ARCHITECTURES.names())
         if not 1 <= self.t_max <= self.schedule.T:
             raise EclipseError(f"t_max = {self.t_max}; expected 1 to the schedule's T = {self.schedule.T}")
 

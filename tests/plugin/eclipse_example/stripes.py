@@ -1,4 +1,4 @@
-"""An attack: every class has stripes of a width of its own."""
+"""An attack: every class has stripes of its own."""
 
 from dataclasses import dataclass
 from typing import ClassVar
