@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eclipse.attacks import ATTACKS, attack_class, make_attack
+from eclipse.attacks import ATTACKS, make_attack
 from eclipse.attacks.attack import Attack
 from eclipse.attacks.crafting.perturbation import measure
 from eclipse.classifiers.classifier import make_classifier
@@ -136,7 +136,7 @@ def render(results: Path) -> str:
         + " |",
         "|---|---|---|--:|--:|--:|--:|" + "--:|" * len(variants),
     ]
-    for name in ("clean", *ATTACKS):
+    for name in ("clean", *ATTACKS.names()):
         found = [[c for c in cells if c["poison"] == name and variant(c) == v] for v in variants]
         if not any(found) and name not in crafted:
             continue
@@ -154,7 +154,7 @@ def _crafted(craft: dict[str, Any] | None) -> str:
     unit = "/255" if craft["norm"] == "Linf" else ""
     radius, largest = (f"{scale * x:.3g}{unit}" for x in (craft["fields"]["radius"], craft["measured"]["max"]))
     time_ = f"{craft['seconds'] / 60:.1f} min" if craft["seconds"] >= 60 else f"{craft['seconds']:.0f} s"
-    title = attack_class(craft["attack"]).title
+    title = ATTACKS.load(craft["attack"]).title
     return f"{title} | {craft['norm']} | {radius} | {largest} | {craft['passes an image']:.0f} | {time_}"
 
 
@@ -170,8 +170,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", help="labelled training set, any data set form")
     parser.add_argument("--test", help="labelled test set")
-    parser.add_argument("--attacks", nargs="+", choices=["clean", *ATTACKS], default=["clean", *ATTACKS])
-    parser.add_argument("--victim", default="small", help="a name in victims.classifier.CLASSIFIERS")
+    parser.add_argument(
+        "--attacks", nargs="+", choices=["clean", *ATTACKS.names()], default=["clean", *ATTACKS.names()]
+    )
+    parser.add_argument("--victim", default="small", help="a name in classifiers.CLASSIFIERS")
     parser.add_argument("--pad", type=int, help="padding of the random crop; 0 for no crop; the recipe's if not given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--craft-only", action="store_true", help="craft the poisons, train no victim")

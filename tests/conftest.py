@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,21 @@ def denoiser_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of improved-diffusion, small and with random weights."""
     return golden.write_checkpoint(tmp_path_factory.mktemp("checkpoint") / golden.NAME)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package tests/plugin, built and installed, in a folder that is not on the path."""
+    target = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", target, ROOT / "tests" / "plugin"], check=True)
+    return target
+
+
+@pytest.fixture
+def plugin(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Join what the package tests/plugin adds, here and in processes that start from here."""
+    monkeypatch.syspath_prepend(installed)
 
 
 @pytest.fixture

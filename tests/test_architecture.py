@@ -24,7 +24,8 @@ attacks   defenses   detectors
 purification
 diffusion   classifiers
 data
-compute   runs   registry   parameters
+compute   runs   registry
+parameters
 errors
 """
 LEVEL = {part: -i for i, line in enumerate(LEVELS.strip().splitlines()) for part in line.split()}

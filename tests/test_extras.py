@@ -9,7 +9,7 @@ from kit.tiny import one_sentence, some_images
 
 import eclipse
 from eclipse.data.source import open_source
-from eclipse.defenses.parameters import defense_with
+from eclipse.defenses import DEFENSES
 from eclipse.diffusion.denoiser import build_denoiser
 from eclipse.diffusion.presets import PAPER
 from eclipse.diffusion.training import check_trusted
@@ -27,15 +27,15 @@ IMAGES = some_images(50, 32, 32)
 
 NEEDS = {
     "the demo": ("sklearn", "demo", lambda: digits(0)),
-    "AA": ("kornia", "defenses", lambda: defense_with("aa", "small", [])),
-    "OP": ("kornia", "defenses", lambda: defense_with("op", "small", [])),
-    "DP-SGD": ("opacus", "defenses", lambda: defense_with("dp-sgd", "small", [])),
+    "AA": ("kornia", "defenses", lambda: DEFENSES.asked("aa", "small", [])),
+    "OP": ("kornia", "defenses", lambda: DEFENSES.asked("op", "small", [])),
+    "DP-SGD": ("opacus", "defenses", lambda: DEFENSES.asked("dp-sgd", "small", [])),
     "hf:NAME": ("datasets", "hub", lambda: open_source("hf:owner/name")),
     "the paper's network": ("diffusers", "paper", lambda: build_denoiser(PAPER.denoiser)),
     "its training": ("diffusers", "paper", lambda: check_trusted(IMAGES, PAPER.denoiser)),
-    "ECLIPSE of preset paper": ("diffusers", "paper", lambda: defense_with("eclipse-paper", "paper", [])),
-    "one-step": ("diffusers", "paper", lambda: defense_with("one-step", "paper", [])),
-    "AVATAR": ("diffusers", "paper", lambda: defense_with("avatar", "paper", [])),
+    "ECLIPSE of preset paper": ("diffusers", "paper", lambda: DEFENSES.asked("eclipse-paper", "paper", [])),
+    "one-step": ("diffusers", "paper", lambda: DEFENSES.asked("one-step", "paper", [])),
+    "AVATAR": ("diffusers", "paper", lambda: DEFENSES.asked("avatar", "paper", [])),
 }
 
 
@@ -56,7 +56,7 @@ def test_what_does_without_it_asks_for_nothing(
 ) -> None:
     for module in ("kornia", "diffusers"):
         monkeypatch.setitem(sys.modules, module, None)
-    defense_with(defense, "paper", settings)
+    DEFENSES.asked(defense, "paper", settings)
 
 
 def test_the_doctor_knows_the_extras_of_the_package() -> None:

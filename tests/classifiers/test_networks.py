@@ -88,7 +88,7 @@ def test_the_embedding_of_a_resnet_is_the_mean_over_places() -> None:
     assert maps[0].shape == (2, 512, 3, 4)
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", CLASSIFIERS.names())
 @pytest.mark.parametrize("num_classes", [2, 100])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_every_classifier_has_the_logits_and_channels_that_it_is_asked_for(
@@ -102,7 +102,7 @@ def test_every_classifier_has_the_logits_and_channels_that_it_is_asked_for(
     assert torch.equal(network(x), network.head(embedding)) and network(x).shape == (2, num_classes)
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", CLASSIFIERS.names())
 def test_the_weights_of_a_classifier_come_from_torchs_generator(name: str) -> None:
     found = []
     for seed in (0, 0, 1):

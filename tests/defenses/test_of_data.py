@@ -18,7 +18,7 @@ from eclipse.classifiers.small import SmallNet
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses import make_defense
 from eclipse.defenses.mixup import draw_share
-from eclipse.defenses.op import _distortion, orthonormal, project
+from eclipse.defenses.op import orthonormal, project
 from eclipse.errors import EclipseError
 from eclipse.runs.state import StageStep, State, Work
 
@@ -357,15 +357,11 @@ def test_ops_augmentation_turns_stretches_and_recolors_each_image_a_little(chann
     assert columns.mean().abs() < 0.5
 
 
-def test_ops_augmentation_has_the_published_parts() -> None:
-    turn, stretch, recolor = map(repr, _distortion(True).children())
-    assert turn.startswith("RandomRotation(degrees=10.0, p=1.0, ") and "resample=nearest" in turn
-    assert stretch.startswith("RandomAffine(degrees=0.0, translate=None, scale=(0.8, 1.2), shear=10.0, p=1.0, ")
-    assert recolor.startswith("ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.0, p=1.0, ")
+def test_op_mixes_half_of_the_batches() -> None:
     torch.manual_seed(0)
     x, y = torch.rand(2, 3, 16, 16), torch.tensor([0, 1])
     mixed = sum(make_defense("op").augment(x, y, 2)[1].ndim == 2 for _ in range(60))
-    assert 15 < mixed < 45, "CutMix on half of the batches"
+    assert 15 < mixed < 45
 
 
 def test_mixup_and_cutmix_have_the_numbers_of_their_authors() -> None:

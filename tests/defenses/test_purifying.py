@@ -17,12 +17,11 @@ from torch import Tensor
 from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize, to_unit
-from eclipse.defenses import make_defense
+from eclipse.defenses import DEFENSES, make_defense
 from eclipse.defenses.avatar import AVATAR
 from eclipse.defenses.disentangling import Parts
 from eclipse.defenses.dvae import DVAE
 from eclipse.defenses.eclipse import ECLIPSE
-from eclipse.defenses.parameters import defense_with
 from eclipse.diffusion import presets
 from eclipse.diffusion import trusted as denoisers
 from eclipse.diffusion.checkpoint import save_denoiser
@@ -266,11 +265,11 @@ def test_parameters_out_of_range_are_refused(name: str, fields: dict[str, Any], 
 
 @pytest.mark.parametrize("name", ["eclipse", "avatar", "one-step"])
 def test_noise_levels_are_given_and_read_in_8_bit_levels(name: str) -> None:
-    changed = defense_with(name, "small", ["sigma=12.75"])
+    changed = DEFENSES.asked(name, "small", ["sigma=12.75"])
     assert changed == make_defense(name, scale="small", sigma=12.75 / 255)
     assert str(parameters(changed)["sigma"]) == "12.75"
     with pytest.raises(EclipseError, match="noise level sigma 300/255"):
-        defense_with(name, "small", ["sigma=300"])
+        DEFENSES.asked(name, "small", ["sigma=300"])
 
 
 @pytest.mark.usefixtures("tiny_fast", "at_every_step")

@@ -19,7 +19,6 @@ import torch
 from kit.commands import Command, files, refusal, write_images
 from kit.kills import manifest
 from kit.layouts import LAYOUTS, tree_bytes
-from kit.small_run import FAKE
 from kit.tiny import some_images
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,7 +27,6 @@ from rich.console import Console
 from eclipse.attacks import ATTACKS, make_attack
 from eclipse.attacks.crafting import cost
 from eclipse.attacks.crafting.perturbation import bound, measure
-from eclipse.attacks.parameters import attack_with
 from eclipse.classifiers.pgd import scaled_radius
 from eclipse.cli import show
 from eclipse.data.imageset import ImageSet
@@ -38,10 +36,7 @@ from eclipse.parameters import parameters
 from eclipse.runs import manifest as manifests
 from eclipse.runs.state import StageStep, Work
 
-
-@pytest.fixture(autouse=True)
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ATTACKS, "fake", FAKE["fake"])
+pytestmark = pytest.mark.usefixtures("plugin")  # its attack "fake" costs next to nothing
 
 
 @pytest.fixture
@@ -134,7 +129,7 @@ def test_gray_images_are_poisoned_in_their_one_plane(place: Path, command: Comma
 LITTLE = {"recipe.epochs": 3, "steps": 2, "max_rounds": 2, "epochs": 2, "checkpoints": 2, "visits": 1}
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", ATTACKS.names())
 def test_every_attack_is_carried_out_and_stands_its_verification(place: Path, command: Command, name: str) -> None:
     known = parameters(make_attack(name, scale="small"))
     settings = [part for key, value in LITTLE.items() if key in known for part in ("--set", f"{key}={value}")]
@@ -214,7 +209,7 @@ def test_a_value_is_read_by_the_type_of_its_field(place: Path, setting: str, fie
 
 def test_parts_of_a_recipe_are_set_one_by_one() -> None:
     settings = ["recipe.lr=0.5", "recipe.nesterov=true", "recipe.clip=5", "recipe.schedule=triangle"]
-    recipe = attack_with("fake", "small", settings).recipe  # type: ignore[attr-defined]
+    recipe = ATTACKS.asked("fake", "small", settings).recipe
     assert (recipe.lr, recipe.nesterov, recipe.clip, recipe.schedule) == (0.5, True, 5.0, "triangle")
     assert recipe.epochs == make_attack("fake", scale="small").recipe.epochs  # type: ignore[attr-defined]
 
@@ -544,7 +539,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(place: Path, command: Comm
     assert (tree_bytes(place), files(place)) == before
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in ("cuda", "ops")])
+@pytest.mark.parametrize("name", [name for name in ATTACKS.names() if name not in ("cuda", "ops")])
 @pytest.mark.parametrize("eps", ["0", "-1", "256", "inf"])
 def test_no_attack_takes_a_radius_that_cannot_be_meant(place: Path, command: Command, name: str, eps: str) -> None:
     said = command("poison", "images", "--attack", name, "--out", "out", "--set", f"eps={eps}")
@@ -728,7 +723,7 @@ def test_the_table_names_every_attack_in_a_hundred_columns(command: Command) -> 
     said = command("attacks")
     assert said.code == 0 and max(len(line.rstrip()) for line in said.out.splitlines()) <= 100
     lines = {line.split()[0]: line for line in said.out.splitlines() if line and line[0] != " "}
-    for name in ATTACKS:
+    for name in ATTACKS.names():
         attack, small = make_attack(name), make_attack(name, scale="small")
         assert attack.family in lines[name] and attack.title.split()[0] in lines[name]
         assert {"Linf": "Linf 8 levels", "L2": "L2 1", "L0": "L0 1 pixel", "none": "unbounded"}[attack.norm] in lines[

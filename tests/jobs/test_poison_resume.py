@@ -12,18 +12,16 @@ import pytest
 from kit.commands import Command, refusal, write_images
 from kit.kills import Killed, killed_at_the_end, manifest, names, refused
 from kit.layouts import tree_bytes
-from kit.small_run import FAKE, Kill, ended, start
+from kit.small_run import Kill, ended, start
 from kit.streams import craft_folder, shard_folder
 
-from eclipse.attacks import ATTACKS
 from eclipse.attacks.crafting import surrogate
 from eclipse.runs import state
 from eclipse.runs.state import State
 
 
 @pytest.fixture(autouse=True)
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ATTACKS, "fake", FAKE["fake"])
+def small_groups(plugin: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surrogate, "ROWS", 8)
 
 

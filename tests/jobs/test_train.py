@@ -134,7 +134,7 @@ def test_a_compiled_network_is_trained_by_the_same_loop(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", [name for name in DEFENSES if make_defense(name).needs() == "nothing"])
+@pytest.mark.parametrize("name", [name for name in DEFENSES.names() if make_defense(name).needs() == "nothing"])
 def test_every_defense_that_needs_nothing_joins_the_training(name: str, channels: int) -> None:
     quick = {"d-vae": {"epochs": 1}, "op": {"epochs": 1}, "op-plain": {"epochs": 1}}.get(name, {})
     defense = make_defense(name, scale="small", **quick)
@@ -304,7 +304,7 @@ def test_a_dry_run_prints_the_settings_and_writes_nothing(data: Path, command: C
 
 def test_the_list_of_defenses_is_whole_and_each_is_described(command: Command) -> None:
     listed = command("defenses").out
-    for name in DEFENSES:
+    for name in DEFENSES.names():
         assert f"\n{name} " in listed
     said = command("defenses", "at")
     assert said.code == 0 and "Tao" in said.out and "eps" in said.out and "cost" in said.out

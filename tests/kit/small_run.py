@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from kit.tiny import CONFIG
 
-from eclipse.attacks import ATTACKS
 from eclipse.attacks.crafting import surrogate
 from eclipse.cli import main, show
 from eclipse.diffusion import presets, training
@@ -26,14 +25,11 @@ from eclipse.purification import shards, stream
 from eclipse.runs import state
 
 PAUSE_S = 0.01
-FAKE = {"fake": "kit.fake_attack:Fake"}
 
 # The processes are forked from one that has imported everything, which takes seconds (torch._dynamo, which each
 # optimizer imports, most of them), and has computed nothing.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [__name__, purify.__name__, poison.__name__, show.__name__, "kit.fake_attack", "torch._dynamo"]
-)
+CONTEXT.set_forkserver_preload([__name__, purify.__name__, poison.__name__, show.__name__, "torch._dynamo"])
 
 
 def slowly(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,7 +85,6 @@ def run(arguments: list[str], log: Path, kill: Kill | None) -> None:
     shards.SHARD_ROWS = 4
     training.CHECKPOINT_EVERY_S = 0.0
     presets.PRESETS["fast"] = replace(FAST, denoiser=CONFIG, training=replace(FAST.training, batch=4))
-    ATTACKS.update(FAKE)
     surrogate.ROWS = 8
     state.State.save = slowly(state.State.save)  # type: ignore[method-assign]
     stream.denoise, training.draw = slowly(stream.denoise), slowly(training.draw)

@@ -1,35 +1,40 @@
-"""The table of attacks."""
+"""The table of attacks and, imported when it is used, all that an attack is made of: see ``kit.py``."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from eclipse.errors import unknown
-from eclipse.registry import build, load
+from eclipse.registry import Registry
 
 if TYPE_CHECKING:
-    from eclipse.attacks.attack import Attack
+    from eclipse.attacks.kit import *  # noqa: F403
+    from eclipse.attacks.kit import Attack
+else:
 
-ATTACKS = {
-    "urp": "eclipse.attacks.urp:URP",
-    "lsp": "eclipse.attacks.lsp:LSP",
-    "ar": "eclipse.attacks.ar:AR",
-    "ops": "eclipse.attacks.ops:OPS",
-    "cuda": "eclipse.attacks.cuda:CUDA",
-    "pil": "eclipse.attacks.pil:PIL",
-    "em": "eclipse.attacks.em:EM",
-    "rem": "eclipse.attacks.rem:REM",
-    "adp": "eclipse.attacks.adp:ADP",
-    "tap": "eclipse.attacks.tap:TAP",
-    "sep": "eclipse.attacks.sep:SEP",
-    "efp": "eclipse.attacks.efp:EFP",
-    "hypo": "eclipse.attacks.hypo:HYPO",
-}
+    def __getattr__(name: str) -> Any:
+        return getattr(import_module("eclipse.attacks.kit"), name)
 
 
-def attack_class(name: str) -> "type[Attack]":
-    """The dataclass of an attack by its name in ``ATTACKS``."""
-    if name not in ATTACKS:
-        raise unknown("attack", name, ATTACKS)
-    return cast("type[Attack]", load(ATTACKS[name]))
+ATTACKS: "Registry[type[Attack]]" = Registry(
+    "attack",
+    "eclipse.attacks",
+    {
+        "urp": "eclipse.attacks.urp:URP",
+        "lsp": "eclipse.attacks.lsp:LSP",
+        "ar": "eclipse.attacks.ar:AR",
+        "ops": "eclipse.attacks.ops:OPS",
+        "cuda": "eclipse.attacks.cuda:CUDA",
+        "pil": "eclipse.attacks.pil:PIL",
+        "em": "eclipse.attacks.em:EM",
+        "rem": "eclipse.attacks.rem:REM",
+        "adp": "eclipse.attacks.adp:ADP",
+        "tap": "eclipse.attacks.tap:TAP",
+        "sep": "eclipse.attacks.sep:SEP",
+        "efp": "eclipse.attacks.efp:EFP",
+        "hypo": "eclipse.attacks.hypo:HYPO",
+    },
+    contract="eclipse.attacks:Attack",
+    files=True,
+)
 
 
 def make_attack(name: str, *, scale: str = "paper", **parameters: Any) -> "Attack":
@@ -43,4 +48,4 @@ def make_attack(name: str, *, scale: str = "paper", **parameters: Any) -> "Attac
     Raises:
         EclipseError: unknown name, scale or parameter, or a value out of range.
     """
-    return cast("Attack", build("attack", name, attack_class(name), scale, {}, parameters))
+    return cast("Attack", ATTACKS.build(name, scale, parameters))

@@ -1,5 +1,6 @@
 """What an attack is."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,6 +13,8 @@ from eclipse.classifiers.classifier import Classifier
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
 from eclipse.runs.state import Work
+
+LONGEST = math.sqrt(3 * 32 * 32)  # the L2 norm of the way from black to white at 3x32x32
 
 
 class Attack(ABC):
@@ -49,6 +52,14 @@ class Attack(ABC):
             EclipseError: the set has no labels, or is not one that this attack can poison.
         """
 
+    def check(self, name: str) -> None:
+        """Refuse, under the name that a user gave, fields that no user can mean."""
+        if self.norm == "L2" and self.radius > LONGEST:
+            raise EclipseError(
+                f"{name} radius {self.radius:g}, an L2 norm on the [0, 1] scale at 3x32x32; expected at most "
+                f"{LONGEST:.1f}, the way from black to white, such as {type(self).radius:.2g}"
+            )
+
     def surrogate(self, clean: ImageSet, work: Work) -> nn.Module | None:
         """The untrained surrogate for this set, to measure its speed; None where there is none."""
         return None
@@ -62,7 +73,7 @@ class SurrogateAttack(Attack):
     """The base of the attacks whose surrogate is a classifier that has a name.
 
     Attributes:
-        arch: a name in ``victims.classifier.CLASSIFIERS``.
+        arch: a name in ``classifiers.CLASSIFIERS``.
     """
 
     arch: str

@@ -42,7 +42,7 @@ class EM(SurrogateAttack):
         batch: images a training step.
         target: accuracy of the surrogate on the poisoned images at which to stop.
         max_rounds: rounds at most; the authors' notebook took 10.
-        arch: the surrogate, a name in ``victims.classifier.CLASSIFIERS``.
+        arch: the surrogate, a name in ``classifiers.CLASSIFIERS``.
         positive_only: write the images as the authors' code does: without the negative noise, and truncated.
     """
 

@@ -42,7 +42,7 @@ class REM(SurrogateAttack):
         adversary_steps: steps each time.
         visits: how often the surrogate is trained on each image; 12.8 are 5,000 steps of 128 of 50,000 images.
         batch: images a training step.
-        arch: the surrogate, a name in ``victims.classifier.CLASSIFIERS``.
+        arch: the surrogate, a name in ``classifiers.CLASSIFIERS``.
     """
 
     title: ClassVar[str] = "error-minimizing noise against adversarial training"

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
+from eclipse.attacks import ATTACKS
 from eclipse.bench.cache import Cache, Kept, key
 from eclipse.bench.grid import CLEAN, VERSION, Choice, Grid
+from eclipse.classifiers.classifier import CLASSIFIERS
 from eclipse.classifiers.fit import Recipe, recipe_with
 from eclipse.compute.device import compute_dtype, describe_device
 from eclipse.data.imageset import ImageSet
+from eclipse.defenses import DEFENSES
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.victim import Trained, train_victim
 from eclipse.parameters import all_fields
@@ -59,6 +62,7 @@ class Bench:
             "poisoned": self._poisons[choice.attack],
             "defense": self._defended[choice.defense],
             "arch": choice.arch,
+            **CLASSIFIERS.code(choice.arch),
             "recipe": asdict(self.recipe),
             "seed": choice.seed,
         }
@@ -85,7 +89,7 @@ class Bench:
             "data": self._about_data(poisoned.images, test),
             "attack": {**self._about_attack(choice.attack), "fingerprint": poisoned.fingerprint},
             "defense": self._about_defense(choice.defense, defense),
-            "victim": {"arch": choice.arch, "parameters": trained.parameters},
+            "victim": {"arch": choice.arch, **CLASSIFIERS.code(choice.arch), "parameters": trained.parameters},
             "recipe": {"name": self.grid.victims.recipe, **asdict(self.recipe)},
             "seed": choice.seed,
             "accuracy": trained.accuracy,
@@ -158,7 +162,7 @@ class Bench:
         train, seed = self.sets["train"], self.grid.attacks.seed
         attacks = {name: self.grid.attack(name) for name in self.grid.attacks.names}
         fields = {
-            name: None if attack is None else {"name": name, "seed": seed, **all_fields(attack)}
+            name: None if attack is None else {"name": name, "seed": seed, **ATTACKS.code(name), **all_fields(attack)}
             for name, attack in attacks.items()
         }
         return {name: {"train": train, "attack": fields[name], "device": self._kind} for name in attacks}
@@ -170,6 +174,7 @@ class Bench:
         return {
             name: {
                 "defense": type(defense).__name__,
+                **DEFENSES.code(name),
                 "fields": defense.settings(),
                 "seed": self.grid.defenses.seed,
                 "trusted": self._trusted(defense),
@@ -199,6 +204,7 @@ class Bench:
             return {"name": CLEAN}
         return {
             "name": name,
+            **ATTACKS.code(name),
             "scale": self.grid.attacks.scale,
             "seed": self.grid.attacks.seed,
             "norm": attack.norm,
@@ -209,6 +215,7 @@ class Bench:
     def _about_defense(self, name: str, defense: Defense) -> dict[str, Any]:
         return {
             "name": name,
+            **DEFENSES.code(name),
             "title": defense.title,
             "scale": self.grid.defenses.scale,
             "seed": self.grid.defenses.seed,

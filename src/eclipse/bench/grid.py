@@ -1,22 +1,21 @@
 """A grid as a TOML file: which data, attacks, defenses, victims and seeds; its cells."""
 
+import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import dropwhile
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from eclipse.attacks import ATTACKS
 from eclipse.attacks.attack import Attack
-from eclipse.attacks.parameters import attack_with
 from eclipse.classifiers.classifier import CLASSIFIERS
 from eclipse.classifiers.fit import RECIPES
-from eclipse.defenses import DEFENSES, defense_class
+from eclipse.defenses import DEFENSES
 from eclipse.defenses.defense import Defense
-from eclipse.defenses.parameters import defense_with
 from eclipse.errors import EclipseError, unknown
-from eclipse.registry import SCALES
+from eclipse.registry import SCALES, Registry
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -97,7 +96,8 @@ class Choice:
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.attack}-{self.defense}-{self.arch}-{self.seed}"
+        """Its name, fit for a file: names of others may have colons and dots."""
+        return re.sub(r"[^\w-]", "-", f"{self.attack}-{self.defense}-{self.arch}-{self.seed}")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Grid:
             for defense in self.defenses.names
             if seed in self.seeds(defense)
             for attack in self.attacks.names
-            if attack == self._first or not defense_class(defense).ignores_data
+            if attack == self._first or not DEFENSES.load(defense).ignores_data
         ]
 
     @property
@@ -144,11 +144,11 @@ class Grid:
         """An attack by its name; None for the clean data."""
         if name == CLEAN:
             return None
-        return attack_with(name, self.attacks.scale, self.attacks.set.get(name, ()))
+        return cast(Attack, ATTACKS.asked(name, self.attacks.scale, self.attacks.set.get(name, ())))
 
     def defense(self, name: str) -> Defense:
         """A defense by its name."""
-        return defense_with(name, self.defenses.scale, self.defenses.set.get(name, ()))
+        return cast(Defense, DEFENSES.asked(name, self.defenses.scale, self.defenses.set.get(name, ())))
 
 
 def read_grid(path: Path) -> Grid:
@@ -233,9 +233,9 @@ class _Reader:
 
     def _check_names(self, grid: Grid) -> None:
         for kind, names, known, section, key in (
-            ("attack", grid.attacks.names, (CLEAN, *ATTACKS), "attacks", "names"),
-            ("defense", grid.defenses.names, tuple(DEFENSES), "defenses", "names"),
-            ("classifier", grid.victims.archs, tuple(CLASSIFIERS), "victims", "archs"),
+            ("attack", grid.attacks.names, (CLEAN, *_known(ATTACKS, grid.attacks.names)), "attacks", "names"),
+            ("defense", grid.defenses.names, _known(DEFENSES, grid.defenses.names), "defenses", "names"),
+            ("classifier", grid.victims.archs, _known(CLASSIFIERS, grid.victims.archs), "victims", "archs"),
             ("recipe", (grid.victims.recipe,), tuple(RECIPES), "victims", "recipe"),
             ("scale", (grid.attacks.scale,), SCALES, "attacks", "scale"),
             ("scale", (grid.defenses.scale,), SCALES, "defenses", "scale"),
@@ -271,6 +271,11 @@ class _Reader:
                     if given := methods.set.get(name):
                         raise self._error(str(error), given[0], f"{section}.set", name) from error
                     raise self._error(str(error), name, section, "names") from error
+        for name in grid.victims.archs:
+            try:
+                CLASSIFIERS.load(name)
+            except EclipseError as error:
+                raise self._error(str(error), name, "victims", "archs") from error
 
     def _check_trusted(self, grid: Grid) -> None:
         for name in grid.defenses.names:
@@ -306,6 +311,11 @@ class _Reader:
                 at = line.strip("[] ")
             if at == section or (header and section == _TOP):
                 yield number, line
+
+
+def _known(registry: Registry[Any], names: Sequence[str]) -> tuple[str, ...]:
+    """The names that a grid may use: those of a table, and ``module:name`` in files of the user's."""
+    return (*registry.names(), *filter(registry.is_file, names))
 
 
 def _is(value: Any, kind: type) -> bool:

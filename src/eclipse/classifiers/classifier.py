@@ -1,12 +1,12 @@
 """What a classifier is, and the table of them: victims, surrogates of attacks and networks of defenses alike."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import cast
 
 from torch import Tensor, nn
 
-from eclipse.errors import unknown
-from eclipse.registry import load
+from eclipse.registry import Registry
 
 
 class Classifier(nn.Module, ABC):
@@ -27,14 +27,19 @@ class Classifier(nn.Module, ABC):
         return cast(Tensor, self.head(self.embed(x)))
 
 
-CLASSIFIERS = {
-    "small": "eclipse.classifiers.small:SmallNet",
-    "resnet18": "eclipse.classifiers.resnet:resnet18",
-    "resnet50": "eclipse.classifiers.resnet:resnet50",
-    "vgg16": "eclipse.classifiers.vgg:vgg16",
-    "vgg19": "eclipse.classifiers.vgg:vgg19",
-    "densenet121": "eclipse.classifiers.densenet:densenet121",
-}
+CLASSIFIERS: Registry[Callable[[int, int, int], Classifier]] = Registry(
+    "classifier",
+    "eclipse.victims",
+    {
+        "small": "eclipse.classifiers.small:SmallNet",
+        "resnet18": "eclipse.classifiers.resnet:resnet18",
+        "resnet50": "eclipse.classifiers.resnet:resnet50",
+        "vgg16": "eclipse.classifiers.vgg:vgg16",
+        "vgg19": "eclipse.classifiers.vgg:vgg19",
+        "densenet121": "eclipse.classifiers.densenet:densenet121",
+    },
+    files=True,
+)
 
 
 def make_classifier(name: str, num_classes: int, channels: int = 3, side: int = 32) -> Classifier:
@@ -49,6 +54,9 @@ def make_classifier(name: str, num_classes: int, channels: int = 3, side: int = 
     Raises:
         EclipseError: no such network, or images that are too small for it.
     """
-    if name not in CLASSIFIERS:
-        raise unknown("classifier", name, CLASSIFIERS)
-    return cast(Classifier, load(CLASSIFIERS[name])(num_classes, channels, side))
+    make = CLASSIFIERS.load(name)
+    with CLASSIFIERS.blaming(name):
+        network = make(num_classes, channels, side)
+        if not isinstance(network, Classifier):
+            raise TypeError("it builds no eclipse.classifiers.Classifier")
+    return network

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 import typer.core
 
-from eclipse.cli import attacks, bench, defenses, demo, denoiser, doctor, poison, purify, report, train, verify
+from eclipse.cli import bench, demo, denoiser, doctor, methods, poison, purify, report, train, verify
 from eclipse.compute.memory import keep_freed_memory
 from eclipse.errors import EclipseError
 
@@ -37,9 +37,9 @@ app = typer.Typer(
 app.command("purify", help=purify.HELP)(purify.purify)
 app.command("poison", help=poison.HELP)(poison.poison)
 app.command("verify", help=verify.HELP)(verify.verify)
-app.command("attacks", help=attacks.HELP)(attacks.attacks)
+app.command("attacks", help=methods.ATTACKS.help)(methods.ATTACKS)
 app.command("train", help=train.HELP)(train.train)
-app.command("defenses", help=defenses.HELP)(defenses.defenses)
+app.command("defenses", help=methods.DEFENSES.help)(methods.DEFENSES)
 app.command("bench", help=bench.HELP)(bench.bench)
 app.command("report", help=report.HELP)(report.report)
 app.add_typer(denoiser.app, name="denoiser")

@@ -24,7 +24,7 @@ row or for each class), to be added with --sign and --unit. `eclipse verify` tel
 def poison(
     dataset: Annotated[str, typer.Argument(help="the clean, labelled data set", metavar="DATASET")],
     out: Annotated[Path, typer.Option(help="where the poisoned copy goes; must not exist")],
-    attack: Annotated[str | None, typer.Option(help="name of an attack, from 'eclipse attacks'")] = None,
+    attack: Annotated[str | None, typer.Option(help="a name from 'eclipse attacks', or module:Class")] = None,
     imported: Annotated[
         str | None, typer.Option("--import", help="poisoned images or a perturbation that others have made")
     ] = None,

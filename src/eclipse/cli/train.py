@@ -24,11 +24,12 @@ def train(
     test: Annotated[str, typer.Option(help="labelled clean images to measure on")],
     out: Annotated[Path, typer.Option(help="folder for the result; must not exist")],
     arch: Annotated[
-        str, typer.Option(help="small, resnet18, resnet50, vgg16, vgg19 or densenet121; small is for processors")
+        str,
+        typer.Option(help="small (for processors), resnet18, resnet50, vgg16, vgg19, densenet121 or module:function"),
     ] = "resnet18",
     recipe: Annotated[str, typer.Option(help="paper or fast")] = "fast",
     epochs: Annotated[int | None, typer.Option(help="other than the recipe's")] = None,
-    defense: Annotated[str, typer.Option(help="a name from 'eclipse defenses'")] = "none",
+    defense: Annotated[str, typer.Option(help="a name from 'eclipse defenses', or module:Class")] = "none",
     scale: Annotated[str, typer.Option(help="paper or small: of the defense")] = "paper",
     settings: Annotated[
         list[str] | None,

@@ -3,8 +3,9 @@
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,19 +14,24 @@ from eclipse.data.layouts.tree import walk
 from eclipse.data.picture import Pixels, size_in_words
 from eclipse.data.store import Source, Store
 from eclipse.errors import EclipseError
-from eclipse.registry import load
+from eclipse.registry import Registry
 
-# layout: the function that opens it. Imported when needed, since some of them load pyarrow.
-_OPENERS = {
-    "folder": "eclipse.data.layouts.folder:FolderStore",
-    "parquet": "eclipse.data.layouts.table:open_parquet",
-    "arrow": "eclipse.data.layouts.table:SavedDataset",
-    "hub": "eclipse.data.layouts.table:open_hub",
-    "webdataset": "eclipse.data.layouts.webdataset:open_webdataset",
-    "npz": "eclipse.data.layouts.npz:ArrayStore",
-    "cifar": "eclipse.data.layouts.cifar:open_cifar",
-    "pickle": "eclipse.data.layouts.cifar:open_pickle",
-}
+LAYOUTS: Registry[Callable[..., Store]] = Registry(
+    "layout",
+    "eclipse.layouts",
+    {
+        "folder": "eclipse.data.layouts.folder:FolderStore",
+        "parquet": "eclipse.data.layouts.table:open_parquet",
+        "arrow": "eclipse.data.layouts.table:SavedDataset",
+        "hub": "eclipse.data.layouts.table:open_hub",
+        "webdataset": "eclipse.data.layouts.webdataset:open_webdataset",
+        "npz": "eclipse.data.layouts.npz:ArrayStore",
+        "cifar": "eclipse.data.layouts.cifar:open_cifar",
+        "pickle": "eclipse.data.layouts.cifar:open_pickle",
+    },
+)
+"""From a layout to the function that opens it; one of others has ``recognizes(path)``, too, to be asked before it."""
+
 _WITH_COLUMNS = ("parquet", "arrow", "hub")
 
 # How a file is recognized: by its ending, else by its first bytes.
@@ -90,23 +96,21 @@ def _open_store(place: str, image_column: str | None, label_column: str | None) 
     if layout in _WITH_COLUMNS:
         from eclipse.data.layouts.columns import Columns
 
-        store: Store = _opener(layout)(target, Columns(image_column, label_column))
-        return store
+        return LAYOUTS.load(layout)(target, Columns(image_column, label_column))
     if image_column or label_column:
         raise EclipseError(
             f"{place} is no table, so it has no column {image_column or label_column!r}; leave the option out"
         )
-    store = _opener(layout)(target)
-    return store
-
-
-def _opener(layout: str) -> Callable[..., Store]:
-    opener: Callable[..., Store] = load(_OPENERS[layout])
-    return opener
+    opener = LAYOUTS.load(layout)
+    with LAYOUTS.blaming(layout):
+        return opener(target)
 
 
 def layout_of(place: str) -> str:
-    """Recognize the layout of a data set: a key of the table above."""
+    """Recognize the layout of a data set: a name in ``LAYOUTS``.
+
+    Others are asked where none of ours has a mark of its own, and before what is left: a folder of images.
+    """
     if place.startswith("hf:"):
         return "hub"
     path = Path(place)
@@ -119,6 +123,19 @@ def layout_of(place: str) -> str:
     raise EclipseError(f"no such path: {place!r}; expected {_FORMS}")
 
 
+def _foreign(path: Path) -> str | None:
+    """The layout of others that recognizes a path."""
+    found = list[str]()
+    for name in LAYOUTS.foreign():
+        with suppress(EclipseError), LAYOUTS.blaming(name):  # a broken package is no reason to refuse this data set
+            if cast(Any, LAYOUTS.load(name)).recognizes(path):
+                found.append(name)
+    if len(found) > 1:
+        packages = " and ".join(f"{name!r} of {LAYOUTS.entry(name).package}" for name in found)
+        raise EclipseError(f"{path} is recognized by several layouts, {packages}; uninstall all of these but one")
+    return found[0] if found else None
+
+
 def _layout_of_folder(path: Path) -> str:
     if (path / "dataset_dict.json").is_file():
         splits = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.is_dir())) or "none"
@@ -129,7 +146,7 @@ def _layout_of_folder(path: Path) -> str:
         return "cifar"
     tables = [name for name in ("parquet", "tar") if any(path.glob(f"[!.]*.{name}"))]
     if not tables:
-        return "folder"
+        return _foreign(path) or "folder"
     if len(tables) > 1 or _has_images(path):
         raise EclipseError(
             f"{path} holds {' and '.join(f'.{name} files' for name in tables)} beside other data; expected one kind: "
@@ -152,6 +169,8 @@ def _layout_of_file(path: Path) -> str:
     for magic, layout in _MAGIC.items():
         if start.startswith(magic):
             return layout
+    if foreign := _foreign(path):
+        return foreign
     raise EclipseError(f"{path} is a file of no known layout; expected {_FORMS}")
 
 

@@ -1,52 +1,56 @@
-"""The table of defenses."""
+"""The table of defenses and, imported when it is used, all that a defense is made of: see ``kit.py``."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from eclipse.errors import unknown
-from eclipse.registry import build, load
+from eclipse.registry import Registry
 
 if TYPE_CHECKING:
-    from eclipse.defenses.defense import Defense
+    from eclipse.defenses.kit import *  # noqa: F403
+    from eclipse.defenses.kit import Defense
+else:
 
-DEFENSES: dict[str, tuple[str, dict[str, Any]]] = {
-    "none": ("eclipse.defenses.defense:Defense", {}),
-    "cutout": ("eclipse.defenses.cutout:Cutout", {}),
-    "mixup": ("eclipse.defenses.mixup:Mixup", {}),
-    "cutmix": ("eclipse.defenses.cutmix:CutMix", {}),
-    "dp-sgd": ("eclipse.defenses.dp_sgd:DPSGD", {}),
-    "group-norm": ("eclipse.defenses.dp_sgd:GroupNormOnly", {}),
-    "iss-g": ("eclipse.defenses.iss:ISSG", {}),
-    "iss-j": ("eclipse.defenses.iss:ISSJ", {}),
-    "aa": ("eclipse.defenses.ueraser:UEraser", {}),
-    "aa-lite": ("eclipse.defenses.ueraser:UEraser", {"copies": 1}),
-    "aa-max": ("eclipse.defenses.ueraser:UEraser", {"until": 1.0}),
-    "op": ("eclipse.defenses.op:OP", {}),
-    "op-plain": ("eclipse.defenses.op:OP", {"extra_augmentation": False}),
-    "avatar": ("eclipse.defenses.avatar:AVATAR", {}),
-    "at": ("eclipse.defenses.at:AT", {"norm": "Linf"}),
-    "at-l2": ("eclipse.defenses.at:AT", {"norm": "L2"}),
-    "d-vae": ("eclipse.defenses.dvae:DVAE", {}),
-    "one-step": ("eclipse.defenses.one_step:OneStep", {}),
-    "dilution": ("eclipse.defenses.dilution:Dilution", {}),
-    "trusted-only": ("eclipse.defenses.dilution:TrustedOnly", {}),
-    "eclipse": ("eclipse.defenses.eclipse:ECLIPSE", {}),
-    "eclipse-paper": ("eclipse.defenses.eclipse:ECLIPSE", {"preset": "paper"}),
-    "eclipse-a": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "A"}),
-    "eclipse-b": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "B"}),
-    "eclipse-c": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "C"}),
-    "eclipse-ab": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "AB"}),
-    "eclipse-ac": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "AC"}),
-    "eclipse-bc": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "BC"}),
-    "eclipse-trusted": ("eclipse.defenses.eclipse:ECLIPSEWithTrusted", {}),
-}
-"""From the name of a defense to its dataclass and the fields in which the variant of this name differs."""
+    def __getattr__(name: str) -> Any:
+        return getattr(import_module("eclipse.defenses.kit"), name)
 
 
-def defense_class(name: str) -> "type[Defense]":
-    """The dataclass of a defense by its name in ``DEFENSES``."""
-    if name not in DEFENSES:
-        raise unknown("defense", name, DEFENSES)
-    return cast("type[Defense]", load(DEFENSES[name][0]))
+DEFENSES: "Registry[type[Defense]]" = Registry(
+    "defense",
+    "eclipse.defenses",
+    {
+        "none": "eclipse.defenses.defense:Defense",
+        "cutout": "eclipse.defenses.cutout:Cutout",
+        "mixup": "eclipse.defenses.mixup:Mixup",
+        "cutmix": "eclipse.defenses.cutmix:CutMix",
+        "dp-sgd": "eclipse.defenses.dp_sgd:DPSGD",
+        "group-norm": "eclipse.defenses.dp_sgd:GroupNormOnly",
+        "iss-g": "eclipse.defenses.iss:ISSG",
+        "iss-j": "eclipse.defenses.iss:ISSJ",
+        "aa": "eclipse.defenses.ueraser:UEraser",
+        "aa-lite": ("eclipse.defenses.ueraser:UEraser", {"copies": 1}),
+        "aa-max": ("eclipse.defenses.ueraser:UEraser", {"until": 1.0}),
+        "op": "eclipse.defenses.op:OP",
+        "op-plain": ("eclipse.defenses.op:OP", {"extra_augmentation": False}),
+        "avatar": "eclipse.defenses.avatar:AVATAR",
+        "at": ("eclipse.defenses.at:AT", {"norm": "Linf"}),
+        "at-l2": ("eclipse.defenses.at:AT", {"norm": "L2"}),
+        "d-vae": "eclipse.defenses.dvae:DVAE",
+        "one-step": "eclipse.defenses.one_step:OneStep",
+        "dilution": "eclipse.defenses.dilution:Dilution",
+        "trusted-only": "eclipse.defenses.dilution:TrustedOnly",
+        "eclipse": "eclipse.defenses.eclipse:ECLIPSE",
+        "eclipse-paper": ("eclipse.defenses.eclipse:ECLIPSE", {"preset": "paper"}),
+        "eclipse-a": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "A"}),
+        "eclipse-b": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "B"}),
+        "eclipse-c": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "C"}),
+        "eclipse-ab": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "AB"}),
+        "eclipse-ac": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "AC"}),
+        "eclipse-bc": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "BC"}),
+        "eclipse-trusted": "eclipse.defenses.eclipse:ECLIPSEWithTrusted",
+    },
+    contract="eclipse.defenses:Defense",
+    files=True,
+)
 
 
 def make_defense(name: str, *, scale: str = "paper", **parameters: Any) -> "Defense":
@@ -60,4 +64,4 @@ def make_defense(name: str, *, scale: str = "paper", **parameters: Any) -> "Defe
     Raises:
         EclipseError: unknown name, scale or parameter, or a value out of range.
     """
-    return cast("Defense", build("defense", name, defense_class(name), scale, DEFENSES[name][1], parameters))
+    return cast("Defense", DEFENSES.build(name, scale, parameters))

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from eclipse.classifiers.classifier import Classifier
 from eclipse.classifiers.fit import Recipe, make_optimizer
 from eclipse.data.imageset import ImageSet
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, check_installed
 from eclipse.parameters import all_fields
 from eclipse.runs.state import Work
 
@@ -36,6 +36,11 @@ class Defense:
     trusted: ClassVar[str] = "nothing"
     ignores_data: ClassVar[bool] = False
     small: ClassVar[Mapping[str, Any]] = {}
+
+    def check(self, name: str) -> None:
+        """Refuse a defense that cannot be used here: an optional package of its is missing."""
+        if self.package is not None:
+            check_installed(*self.package)
 
     def needs(self) -> str:
         """What of ``trusted`` it needs with its present fields."""

@@ -58,7 +58,7 @@ def train_victim(
         data: from the defense's ``prepare``.
         test: clean images; nothing is done to them.
         defense: acts on network, batches and steps.
-        arch: a name in ``victims.classifier.CLASSIFIERS``.
+        arch: a name in ``classifiers.CLASSIFIERS``.
         recipe: of the training.
         work: its seed decides weights, order and all that is drawn; its state keeps that after every epoch.
         compiled: see ``fit``.

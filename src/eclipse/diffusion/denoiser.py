@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.errors import EclipseError, unknown
-from eclipse.registry import load
+from eclipse.registry import Registry
 
 JSON: TypeAlias = str | int | float | bool | Sequence["JSON"] | Mapping[str, "JSON"] | None
 
-ARCHITECTURES = {
-    "unet": "eclipse.diffusion.unet:build",
-    "compact": "eclipse.diffusion.compact:build",
-}
+ARCHITECTURES: Registry[Callable[[Mapping[str, JSON]], nn.Module]] = Registry(
+    "architecture",
+    "eclipse.networks",
+    {"unet": "eclipse.diffusion.unet:build", "compact": "eclipse.diffusion.compact:build"},
+)
 """From an architecture's name to the function that builds it from its options; imported when used.
 
 The module it returns maps (x, time), time a float tensor (B,), to as many channels as x has or twice as many.
@@ -51,7 +52,7 @@ class DenoiserConfig:
     """Everything about a denoiser but its weights; plain data, saved as JSON beside them.
 
     Attributes:
-        architecture: a key of ``ARCHITECTURES``.
+        architecture: a name in ``ARCHITECTURES``.
         options: what the architecture is built from, JSON values.
         schedule: the noise schedule it was trained for.
         learned_variance: the network gives twice as many channels as it takes.
@@ -71,8 +72,8 @@ class DenoiserConfig:
     trained: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise unknown("architecture", self.architecture, ARCHITECTURES)
+        if self.architecture not in ARCHITECTURES.names():
+            raise unknown("architecture", self.architecture, ARCHITECTURES.names())
         if not 1 <= self.t_max <= self.schedule.T:
             raise EclipseError(f"t_max = {self.t_max}; expected 1 to the schedule's T = {self.schedule.T}")
 
@@ -124,8 +125,7 @@ class Denoiser(nn.Module):
 
 def build_denoiser(config: DenoiserConfig) -> Denoiser:
     """Build a denoiser with fresh weights."""
-    build = cast(Callable[[Mapping[str, JSON]], nn.Module], load(ARCHITECTURES[config.architecture]))
-    return Denoiser(config, build(config.options))
+    return Denoiser(config, ARCHITECTURES.load(config.architecture)(config.options))
 
 
 def describe(denoiser: Denoiser) -> dict[str, JSON]:

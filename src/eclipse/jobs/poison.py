@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eclipse.attacks import ATTACKS
 from eclipse.attacks.attack import Attack, check_classes
 from eclipse.attacks.crafting.cost import Cost, expected_cost, surrogate_of
-from eclipse.attacks.crafting.perturbation import size
+from eclipse.attacks.crafting.perturbation import length_in_words, size
 from eclipse.attacks.imported import Imported, Poisoned, PoisonedImages, open_imported
-from eclipse.attacks.parameters import attack_with, length_in_words
 from eclipse.classifiers.pgd import scaled_radius
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.imageset import ImageSet
@@ -140,6 +140,7 @@ class Craft(Poison):
             "attack": {
                 "name": self.name,
                 "scale": self.scale,
+                **ATTACKS.code(self.name),
                 "norm": self.attack.norm,
                 "radius": fields["radius"],
                 "fields": fields,
@@ -294,7 +295,7 @@ def poison_job(
     source = open_source(dataset, image_column=image_column, label_column=label_column)
     if attack is not None:
         size = scale or "paper"
-        return Craft(source, out, format, attack_with(attack, size, settings), attack, size, seed, where)
+        return Craft(source, out, format, ATTACKS.asked(attack, size, settings), attack, size, seed, where)
     assert imported is not None
     found = open_imported(imported, source, sign, unit)
     if isinstance(found, PoisonedImages):

@@ -7,13 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from eclipse.classifiers.classifier import CLASSIFIERS
 from eclipse.classifiers.fit import Recipe, recipe_with
 from eclipse.compute.device import compute_dtype, describe_device, enough_memory, resolve_device
 from eclipse.data.imageset import ImageSet
 from eclipse.data.overlap import check_apart_from_test
 from eclipse.data.source import load_imageset, open_source
+from eclipse.defenses import DEFENSES
 from eclipse.defenses.defense import Defense
-from eclipse.defenses.parameters import defense_with
 from eclipse.defenses.victim import Trained, check_sets, new_victim, train_victim
 from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
@@ -64,8 +65,13 @@ class Train(Job):
         return {
             **self.specs,
             "arch": self.arch,
+            **{f"arch {word}": value for word, value in CLASSIFIERS.code(self.arch).items()},
             "recipe": {"name": self.names["recipe"], **asdict(self.recipe)},
-            "defense": {"name": self.names["defense"], "scale": self.names["scale"], **self.defense.settings()},
+            "defense": {
+                **{"name": self.names["defense"], "scale": self.names["scale"]},
+                **DEFENSES.code(self.names["defense"]),
+                **self.defense.settings(),
+            },
             "seed": self.seed,
             "compiled": self.compiled,
             "device": {"type": self.device.partition(":")[0], "name": describe_device(self.device)},
@@ -154,7 +160,7 @@ def train_job(
     """Resolve a training as its user asks for it (see ``eclipse train --help``), and refuse what cannot work."""
     check_name(out)
     where = resolve_device(device)
-    chosen, how = defense_with(defense, scale, settings), recipe_with(recipe, epochs)
+    chosen, how = DEFENSES.asked(defense, scale, settings), recipe_with(recipe, epochs)
     _check_options(defense, chosen, trusted, compiled)
     specs = {"dataset": dataset, "test set": test, "trusted set": trusted}
     sets = _load(specs)

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from eclipse.attacks.crafting.perturbation import NORMS, bound, size
-from eclipse.attacks.parameters import attack_with, length_in_words
+from eclipse.attacks import ATTACKS
+from eclipse.attacks.crafting.perturbation import NORMS, bound, length_in_words, size
 from eclipse.data.picture import size_in_words
 from eclipse.data.store import Row, Source, comparable_classes
 from eclipse.errors import EclipseError, unknown
@@ -404,7 +404,7 @@ def resolve_bound(
     if attack is not None and (norm is not None or radius is not None):
         raise EclipseError(f"--attack {attack} has a norm and a radius; leave --norm and --radius out, or --attack")
     if attack is not None:
-        made = attack_with(attack, scale or "paper", settings)
+        made = ATTACKS.asked(attack, scale or "paper", settings)
         return Bound(made.norm, made.radius, attack)
     if norm is None and radius is None:
         return _recorded(poisoned)

@@ -110,3 +110,12 @@ def bound(norm: str, radius: float, shape: tuple[int, ...]) -> float:
     if norm == "L2":
         return scaled_radius(norm, radius, shape) + 0.5 / 255 * math.sqrt(math.prod(shape))
     return radius if norm == "L0" else math.inf
+
+
+def length_in_words(norm: str, length: float) -> str:
+    """A length in a norm: levels for ``Linf`` and ``none``, pixels for ``L0``."""
+    if norm == "L2":
+        return f"{length:.3g}"
+    if norm == "L0":
+        return f"{length:g} pixel{'' if length == 1 else 's'}"
+    return f"{length * 255:.4g} levels"

@@ -8,15 +8,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eclipse.attacks.attack import SurrogateAttack, check_classes, check_radius
-from eclipse.attacks.crafting.perturbation import add_noise
-from eclipse.attacks.crafting.surrogate import craft_rows, train_surrogate
-from eclipse.classifiers.fit import Recipe
-from eclipse.classifiers.pgd import PGD, pgd
-from eclipse.data.imageset import ImageSet
-from eclipse.data.pixels import to_unit
-from eclipse.parameters import levels
-from eclipse.runs.state import Work
+from eclipse.attacks import (
+    PGD,
+    ImageSet,
+    Recipe,
+    SurrogateAttack,
+    Work,
+    add_noise,
+    check_classes,
+    check_radius,
+    craft_rows,
+    levels,
+    pgd,
+    to_unit,
+    train_surrogate,
+)
 
 
 @dataclass(frozen=True)

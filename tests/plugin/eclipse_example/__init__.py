@@ -1,0 +1,1 @@
+"""What a package of another author adds to eclipse; docs/extend.md shows its files."""
