@@ -62,30 +62,6 @@ def test_answer_depends_on_no_pixel_beyond_the_margin(widths: list[int], blocks:
     assert unet.margin % unet.multiple == 0
 
 
-@pytest.mark.parametrize("size", [(83, 61), (16, 200), (64, 64)])
-def test_tiles_make_no_difference(size: tuple[int, int]) -> None:
-    unet, x = network(), torch.randn(2, 3, *size)
-    time = torch.tensor([3.0, 90.0])
-    whole = unet(x, time)
-    unet.tile = 8
-    seen = sizes_seen(unet)
-    torch.testing.assert_close(unet(x, time), whole, rtol=0, atol=1e-5)
-    assert len(seen) == -(-size[0] // 8) * -(-size[1] // 8)
-    assert max(max(pair) for pair in seen) <= unet.tile + 2 * unet.margin
-    unet.margin = 0  # the comparison can fail
-    assert (unet(x, time) - whole).abs().max() > 1e-3
-
-
-def test_tiles_are_of_about_a_megapixel() -> None:
-    unet = CompactUNet([1, 1], [0, 0], channels=1)
-    seen = sizes_seen(unet)
-    unet(torch.zeros(1, 1, 1000, 1000), TIME)
-    assert seen == [(1000, 1000)]
-    unet(torch.zeros(1, 1, 1500, 1100), TIME)
-    assert len(seen) == 1 + 4
-    assert max(height * width for height, width in seen) < 1.2e6
-
-
 def test_each_image_has_its_own_noise_level() -> None:
     unet, x = network(), torch.randn(1, 3, 8, 8)
     times = torch.tensor([1.0, 100.0])

@@ -2,7 +2,7 @@
 
 Why not a smaller UNet2DModel: group normalization and attention tie the output to the image's size and cost more
 memory traffic than arithmetic on a CPU (docs/log has the measurements). Without them the answer for a pixel
-depends on its surroundings alone, so the network takes any size and large images are cut into tiles.
+depends on its surroundings alone, so the network takes any size, and large images can be cut into tiles.
 """
 
 import math
@@ -13,8 +13,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-TILE = 1024  # pixels a side; what a tile's activations take bounds the memory for an image of any size
 
 
 class Block(nn.Module):
@@ -43,8 +41,7 @@ class CompactUNet(nn.Module):
 
     Attributes:
         multiple: images are padded to multiples of this size.
-        margin: no pixel's answer depends on pixels farther away than this, a multiple of ``multiple``.
-        tile: images of more than tile x tile pixels are cut into such tiles; a multiple of ``multiple``.
+        margin: no pixel's answer depends on pixels farther away than this, a multiple of ``multiple``: see ``tiling``.
     """
 
     def __init__(self, widths: Sequence[int], blocks: Sequence[int], channels: int = 3) -> None:
@@ -54,7 +51,6 @@ class CompactUNet(nn.Module):
         # The change of resolution adds where in its coarse pixel a fine one lies.
         reach = 2 + sum(4 * count * 2**level for level, count in enumerate(blocks)) + self.multiple - 1
         self.margin = math.ceil(reach / self.multiple) * self.multiple
-        self.tile = TILE
         time_width = 64
         self.embed = nn.Sequential(nn.Linear(32, time_width), nn.ReLU(), nn.Linear(time_width, time_width), nn.ReLU())
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
@@ -73,21 +69,6 @@ class CompactUNet(nn.Module):
         height, width = x.shape[2:]
         x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
         emb = cast(Tensor, self.embed(sinusoidal(time).to(x.dtype)))
-        noise = self._whole(x, emb) if height * width <= self.tile**2 else self._tiled(x, emb)
-        return noise[:, :, :height, :width]
-
-    def _tiled(self, x: Tensor, emb: Tensor) -> Tensor:
-        tops, lefts = (range(0, size, self.tile) for size in x.shape[2:])
-        rows = [torch.cat([self._one_tile(x, emb, top, left) for left in lefts], 3) for top in tops]
-        return torch.cat(rows, 2)
-
-    def _one_tile(self, x: Tensor, emb: Tensor, top: int, left: int) -> Tensor:
-        above, before = min(top, self.margin), min(left, self.margin)
-        bottom, right = top + self.tile + self.margin, left + self.tile + self.margin
-        noise = self._whole(x[:, :, top - above : bottom, left - before : right], emb)
-        return noise[:, :, above : above + self.tile, before : before + self.tile]
-
-    def _whole(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.stem(x)
         skips = []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
@@ -97,7 +78,7 @@ class CompactUNet(nn.Module):
         h = _through(self.middle, h, emb)
         for grow, blocks in zip(self.grow, self.up, strict=True):
             h = _through(blocks, grow(h) + skips.pop(), emb)
-        return cast(Tensor, self.head(h))
+        return cast(Tensor, self.head(h)[:, :, :height, :width])
 
 
 def sinusoidal(time: Tensor) -> Tensor:

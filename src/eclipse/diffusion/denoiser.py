@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias, cast
+from typing import NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
 from eclipse.diffusion.schedule import NoiseSchedule
+from eclipse.diffusion.tiling import in_tiles
 from eclipse.errors import EclipseError, unknown
 from eclipse.registry import Registry
 
@@ -110,7 +111,7 @@ class Denoiser(nn.Module):
         # A float on improved-diffusion's scale of 1000 steps, never rounded: index 99 of 4000 is 24.75.
         time = t.float() * (1000.0 / self.config.schedule.T)
         dtype = next(self.network.parameters()).dtype
-        output = cast(Tensor, self.network(x_t.to(dtype), time)).float()
+        output = in_tiles(self.network, x_t.to(dtype), time).float()
         outputs = 2 if self.config.learned_variance else 1
         if output.shape[1] != outputs * x_t.shape[1]:
             raise EclipseError(

@@ -11,6 +11,8 @@ from eclipse.errors import EclipseError, require
 class UNet(nn.Module):
     """The improved-diffusion U-Net; its defaults are those of the paper's network.
 
+    It has no ``margin``: attention and group normalization look at the whole image, which so cannot be cut into tiles.
+
     Args:
         channels: channels of the first level, a multiple of 32 and of ``heads``.
         multipliers: the channels of each resolution level, in multiples of ``channels``.
