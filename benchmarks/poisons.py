@@ -22,10 +22,10 @@ import torch
 
 from eclipse.attacks import ATTACKS, make_attack
 from eclipse.attacks.attack import Attack
-from eclipse.attacks.crafting.perturbation import measure
 from eclipse.classifiers.classifier import make_classifier
 from eclipse.classifiers.fit import RECIPES, accuracy, fit
 from eclipse.compute.device import describe_device, resolve_device
+from eclipse.data.changes import measure
 from eclipse.data.imageset import ImageSet
 from eclipse.data.source import load_imageset, open_source
 from eclipse.runs.files import write_json

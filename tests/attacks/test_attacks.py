@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from eclipse.attacks import make_attack
 from eclipse.attacks.attack import Attack
 from eclipse.attacks.crafting.ar_process import CROP, Float32, processes, published, responses, simulate, start_shape
-from eclipse.attacks.crafting.perturbation import bound, measure
+from eclipse.attacks.crafting.perturbation import bound
 from eclipse.classifiers.pgd import scaled_radius
 from eclipse.compute.randomness import normal_like, stream
+from eclipse.data.changes import measure
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import add
 from eclipse.errors import EclipseError

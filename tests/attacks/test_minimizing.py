@@ -18,10 +18,11 @@ from eclipse.attacks.adp import compensated
 from eclipse.attacks.attack import Attack
 from eclipse.attacks.crafting import alternating
 from eclipse.attacks.crafting.alternating import Alternation, Moves, Rounds, as_it_is, min_min
-from eclipse.attacks.crafting.perturbation import bound, measure
+from eclipse.attacks.crafting.perturbation import bound
 from eclipse.attacks.crafting.transforms import crop_flip
 from eclipse.classifiers.fit import Recipe
 from eclipse.classifiers.pgd import PGD, gradient
+from eclipse.data.changes import measure
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
 from eclipse.diffusion.presets import PAPER

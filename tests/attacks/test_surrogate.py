@@ -18,12 +18,13 @@ from eclipse.attacks import make_attack, tap
 from eclipse.attacks.attack import Attack
 from eclipse.attacks.crafting import surrogate as crafting_module
 from eclipse.attacks.crafting.objectives import centroids, feature_distance, present_classes
-from eclipse.attacks.crafting.perturbation import add_noise, measure
+from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.transforms import flip_shift
 from eclipse.attacks.efp import _distance_to_nearest_other
 from eclipse.classifiers.classifier import Classifier
 from eclipse.classifiers.fit import Recipe
 from eclipse.classifiers.pgd import PGD, Loss, adversary, cross_entropy
+from eclipse.data.changes import measure
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import to_unit
 from eclipse.errors import EclipseError

@@ -26,9 +26,10 @@ from rich.console import Console
 
 from eclipse.attacks import ATTACKS, make_attack
 from eclipse.attacks.crafting import cost
-from eclipse.attacks.crafting.perturbation import bound, measure
+from eclipse.attacks.crafting.perturbation import bound
 from eclipse.classifiers.pgd import scaled_radius
 from eclipse.cli import show
+from eclipse.data.changes import measure
 from eclipse.data.imageset import ImageSet
 from eclipse.data.source import load_imageset, load_pictures, open_source
 from eclipse.jobs.poison import poison_job

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.attacks.attack import Attack, check_classes
-from eclipse.attacks.crafting.perturbation import chunks
 from eclipse.compute.randomness import stream
+from eclipse.data.changes import chunks
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
 from eclipse.runs.state import Work

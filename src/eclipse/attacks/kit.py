@@ -14,7 +14,6 @@ from eclipse.attacks.crafting.objectives import craft_pgd as craft_pgd
 from eclipse.attacks.crafting.objectives import feature_distance as feature_distance
 from eclipse.attacks.crafting.objectives import present_classes as present_classes
 from eclipse.attacks.crafting.perturbation import add_noise as add_noise
-from eclipse.attacks.crafting.perturbation import chunks as chunks
 from eclipse.attacks.crafting.perturbation import perturb as perturb
 from eclipse.attacks.crafting.perturbation import to_l2 as to_l2
 from eclipse.attacks.crafting.surrogate import craft_rows as craft_rows
@@ -41,6 +40,7 @@ from eclipse.classifiers.pgd import scaled_radius as scaled_radius
 from eclipse.compute.device import seeded as seeded
 from eclipse.compute.randomness import normal_like as normal_like
 from eclipse.compute.randomness import stream as stream
+from eclipse.data.changes import chunks as chunks
 from eclipse.data.imageset import ImageSet as ImageSet
 from eclipse.data.pixels import quantize as quantize
 from eclipse.data.pixels import to_unit as to_unit

@@ -79,7 +79,7 @@ def _title(table: Any, name: str) -> str:
 
 
 def _radius(attack: "Attack") -> str:
-    from eclipse.attacks.crafting.perturbation import length_in_words
+    from eclipse.data.changes import length_in_words
 
     return "unbounded" if attack.norm == "none" else f"{attack.norm} {length_in_words(attack.norm, attack.radius)}"
 

@@ -3,7 +3,6 @@
 import math
 import time
 from abc import abstractmethod
-from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -12,18 +11,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from eclipse.attacks import ATTACKS
 from eclipse.attacks.attack import Attack, check_classes
 from eclipse.attacks.crafting.cost import Cost, expected_cost, surrogate_of
-from eclipse.attacks.crafting.perturbation import length_in_words, size
 from eclipse.attacks.imported import Imported, Poisoned, PoisonedImages, open_imported
 from eclipse.classifiers.pgd import scaled_radius
 from eclipse.compute.device import describe_device, resolve_device
+from eclipse.data.changes import Sizes, Spread, length_in_words
 from eclipse.data.imageset import ImageSet
 from eclipse.data.output import check_apart, check_output, write_output
-from eclipse.data.picture import Pixels, encode_png, repainted
+from eclipse.data.picture import encode_png, repainted
 from eclipse.data.source import load_imageset, open_source
 from eclipse.data.store import Source
 from eclipse.errors import EclipseError
@@ -70,33 +68,44 @@ class Poison(Job):
         """Refuse a place where the data set could not be written."""
         check_output(self.source, self.out, self.format)
 
+    @property
     @abstractmethod
-    def rows(self, state: State, tell: Tell) -> tuple[Poisoned, "_Changes", Any]:
-        """The rows with their new pixels, what measures the changes, and the surrogate behind them, if any."""
+    def bound(self) -> tuple[str, float | None, int]:
+        """The norm of changes, the radius asked for in images of this size, if any, and the planes that count."""
+
+    @abstractmethod
+    def rows(self, state: State, tell: Tell) -> tuple[Poisoned, Any]:
+        """The rows with their new pixels, and the surrogate behind them, if any."""
 
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Craft the poison or take that of others, and write the output; measure what was changed, as stored."""
         began = time.monotonic()
-        rows, changes, surrogate = self.rows(state, tell)
+        rows, surrogate = self.rows(state, tell)
         crafted = time.monotonic()
+        norm, asked, planes = self.bound
+        sizes = Sizes(norm)
 
         def pictures() -> Iterator[tuple[str, bytes]]:
             for row, picture, pixels in rows:
                 new = repainted(picture, pixels)
-                changes.add(picture.rgb, new.rgb)
+                sizes.add(new.rgb[:planes].astype(np.int16) - picture.rgb[:planes])
                 yield row.id, encode_png(new)
 
         made = write_output(self.source, pictures(), place, self.format, frozenset())
-        sizes = changes.sizes
+        spread = Spread.of(sizes.values)
         return {
             "seconds": {"crafting": round(crafted - began, 2), "writing": round(time.monotonic() - crafted, 2)},
             "radius": {
-                "norm": changes.norm,
-                "asked": changes.asked,
-                "measured": {"max": float(sizes.max()), "median": float(np.median(sizes))},
+                "norm": norm,
+                "asked": asked,
+                "measured": {"max": spread.most, "median": spread.median},
             },
             "surrogate": surrogate,
-            "counts": {"input": len(self.source), "poisoned": len(sizes), "changed": int((sizes > 0).sum())},
+            "counts": {
+                "input": len(self.source),
+                "poisoned": len(sizes.values),
+                "changed": int((sizes.values > 0).sum()),
+            },
             "output fingerprint": made,
         }
 
@@ -196,16 +205,20 @@ class Craft(Poison):
             "can be interrupted, the same command goes on with it"
         ]
 
-    def rows(self, state: State, tell: Tell) -> tuple[Poisoned, "_Changes", Any]:
-        """Craft the poison for all images."""
+    @property
+    def bound(self) -> tuple[str, float | None, int]:
+        """Those of the attack."""
         attack, shape = self.attack, self.clean.images.shape[1:]
         asked = None if math.isinf(attack.radius) else scaled_radius(attack.norm, attack.radius, shape)
+        return attack.norm, asked, shape[0]
+
+    def rows(self, state: State, tell: Tell) -> tuple[Poisoned, Any]:
+        """Craft the poison for all images."""
         crafting = State(state.folder, lambda step: tell(replace(step, stage=f"crafting: {step.stage}")))
         work = Work(self.seed, self.device, crafting)
-        surrogate = surrogate_of(attack, self.clean, work)
-        poisoned = attack.craft(self.clean, work)
-        changes = _Changes(attack.norm, asked, shape[0])
-        return self._crafted(poisoned), changes, None if surrogate is None else asdict(surrogate)
+        surrogate = surrogate_of(self.attack, self.clean, work)
+        poisoned = self.attack.craft(self.clean, work)
+        return self._crafted(poisoned), None if surrogate is None else asdict(surrogate)
 
     def _crafted(self, poisoned: ImageSet) -> Poisoned:
         clean = self.clean
@@ -245,9 +258,14 @@ class Import(Poison):
         """The settings that there are."""
         return {name: value for name, value in self.settings.items() if value is not None}
 
-    def rows(self, state: State, tell: Tell) -> tuple[Poisoned, "_Changes", None]:
+    @property
+    def bound(self) -> tuple[str, float | None, int]:
+        """None that is known."""
+        return "Linf", None, 3
+
+    def rows(self, state: State, tell: Tell) -> tuple[Poisoned, None]:
         """Take the poison."""
-        return self.imported.rows(self.source), _Changes("Linf", None, 3), None
+        return self.imported.rows(self.source), None
 
 
 def poison_job(
@@ -301,19 +319,3 @@ def poison_job(
     if isinstance(found, PoisonedImages):
         check_apart(out, found.source, "imported images")
     return Import(source, out, format, imported, found)
-
-
-class _Changes:
-    """Measures changes as they are stored."""
-
-    def __init__(self, norm: str, asked: float | None, planes: int) -> None:
-        self.norm, self.asked, self._planes = norm, asked, planes
-        self._sizes = array("d")
-
-    def add(self, old: Pixels, new: Pixels) -> None:
-        change = new[: self._planes].astype(np.int16) - old[: self._planes]
-        self._sizes.append(float(size(change[None], self.norm)[0]))
-
-    @property
-    def sizes(self) -> NDArray[np.float64]:
-        return np.asarray(self._sizes)

@@ -2,19 +2,18 @@
 
 import json
 import math
-from array import array
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import PurePosixPath
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.attacks import ATTACKS
-from eclipse.attacks.crafting.perturbation import NORMS, bound, length_in_words, size
+from eclipse.attacks.crafting.perturbation import bound
+from eclipse.data.changes import BANDS, NORMS, Change, Changes, Figures, length_in_words, size
 from eclipse.data.picture import size_in_words
 from eclipse.data.store import Row, Source, comparable_classes
 from eclipse.errors import EclipseError, unknown
@@ -22,14 +21,8 @@ from eclipse.runs.manifest import run_json
 from eclipse.runs.state import Event, StageStep
 
 _TOLD = 100  # rows after which progress is told
-BANDS = (4, 8, 12)
-"""Where the bands of the spectrum meet, in cycles an image at 32x32, which is cycles per 32 pixels at other sizes."""
-
 _TRUNCATED = -0.5  # mean shift in levels of a perturbation that was truncated where rounding leaves none
-_CLASS_VALUES = 2**26  # kept to tell how class-wise changes are: 256 MiB, 100 classes of 3x473x473
 _SLACK = 1e-9  # of a norm that is compared with its bound, both in float64
-
-_Change: TypeAlias = NDArray[np.int16]  # in levels, (C, H, W)
 
 # The part of an id that an output shares with its input, in layouts whose rows have names.
 _NAMES: dict[str, Callable[[str], str]] = {
@@ -69,19 +62,6 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The least, the median and the largest of a figure of each image."""
-
-    least: float
-    median: float
-    most: float
-
-    def describe(self, digits: int) -> str:
-        """The three in words."""
-        return f"min {self.least:.{digits}f}, median {self.median:.{digits}f}, max {self.most:.{digits}f}"
-
-
-@dataclass(frozen=True)
 class Problem:
     """Rows that are not as they must be.
 
@@ -99,25 +79,14 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Verification:
-    """What was found out about a poisoned set.
+class Verification(Figures):
+    """What was found out about a poisoned set: the figures of its changes, and whether all is as it must be.
 
     Attributes:
         poisoned: where it is.
         clean: where the clean set is.
         images: rows compared.
         bound: what was to hold; None where nothing says.
-        linf: largest change of a value in each image, in levels.
-        l2: L2 norm of the change of each image on the [0, 1] scale.
-        l0: changed pixels of each image.
-        shift: mean signed change of all values, in levels; about -0.5 where noise was truncated and not rounded.
-        clipped: share of the changed values that are now 0 or 255.
-        unchanged: share of the images that nothing was done to.
-        class_constancy: share of the energy of the changes that the mean change of each class explains: 1 for
-            class-wise noise, about classes/images for noise drawn for each image. None where images differ in size or
-            have no labels, nothing was changed, or the means would take too much memory.
-        spectrum: share of the energy below, between and above ``BANDS``; None where images differ in size or nothing
-            was changed.
         names_checked: whether rows have names, which then are the same in both sets.
         labels_checked: whether the clean set has labels to compare.
         problems: what is wrong; empty where all is well.
@@ -127,14 +96,6 @@ class Verification:
     clean: str
     images: int
     bound: Bound | None
-    linf: Spread
-    l2: Spread
-    l0: Spread
-    shift: float
-    clipped: float
-    unchanged: float
-    class_constancy: float | None
-    spectrum: tuple[float, ...] | None
     names_checked: bool
     labels_checked: bool
     problems: tuple[Problem, ...]
@@ -207,7 +168,7 @@ def verify(
             "poisoned, or the same slice of it"
         )
     name = _NAMES.get(clean.layout) if poisoned.layout == clean.layout else None
-    changes, broken, relabelled = _Changes(), _Rows("bound"), _Rows("labels")
+    changes, broken, relabelled = Changes(), _Rows("bound"), _Rows("labels")
     for done, (new, old) in enumerate(zip(poisoned.rows(), clean.rows(), strict=True), start=1):
         if name is not None and name(new.id) != name(old.id):
             raise EclipseError(
@@ -234,7 +195,7 @@ def verify(
             *broken.problems(f"of {len(clean)} images break the bound {bound}"),
             *relabelled.problems(f"of {len(clean)} labels differ, and so may the order of the rows"),
         ),
-        **changes.figures(),
+        **vars(changes.figures()),
     )
 
 
@@ -250,7 +211,7 @@ def _planes(old: Row, new: Row) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return before.rgb[planes], after.rgb[planes]
 
 
-def _breach(bound: Bound, change: _Change) -> str | None:
+def _breach(bound: Bound, change: Change) -> str | None:
     """How a change breaks a bound; None where it does not."""
     found, allowed = float(size(change[None], bound.norm)[0]), bound.allows(change.shape)
     if found <= allowed + _SLACK:
@@ -283,95 +244,6 @@ class _Rows:
     def problems(self, words: str) -> list[Problem]:
         sentence = f"{self._count} {words}: the first is {self._first} {self._what}"
         return [Problem(self._kind, self._count, self._first, sentence)] if self._count else []
-
-
-class _Changes:
-    """What is known of all changes so far."""
-
-    def __init__(self) -> None:
-        self._sizes = {norm: array("d") for norm in ("Linf", "L2", "L0")}
-        self._sum = self._values = self._changed = self._clipped = 0
-        self._means, self._spectrum = _ClassMeans(), _Spectrum()
-
-    def add(self, change: _Change, after: NDArray[np.uint8], label: int | None) -> None:
-        for norm, sizes in self._sizes.items():
-            sizes.append(float(size(change[None], norm)[0]))
-        changed = change != 0
-        self._sum += int(change.sum(dtype=np.int64))
-        self._values += change.size
-        self._changed += int(changed.sum())
-        self._clipped += int((changed & ((after == 0) | (after == 255))).sum())
-        self._means.add(change, label)
-        self._spectrum.add(change)
-
-    def figures(self) -> dict[str, Any]:
-        """The figures of a ``Verification`` by name."""
-        linf, l2, l0 = (np.asarray(sizes) for sizes in self._sizes.values())
-        return {
-            "linf": _spread(np.rint(linf * 255)),
-            "l2": _spread(l2),
-            "l0": _spread(l0),
-            "shift": self._sum / self._values,
-            "clipped": self._clipped / max(1, self._changed),
-            "unchanged": float((l0 == 0).mean()),
-            "class_constancy": self._means.share(),
-            "spectrum": self._spectrum.shares(),
-        }
-
-
-class _ClassMeans:
-    """The mean change of each class; gives up on a second size, a row without a label, or too many classes."""
-
-    def __init__(self) -> None:
-        self._totals: dict[int, NDArray[np.int32]] = {}
-        self._counts: Counter[int] = Counter()
-        self._shape: tuple[int, ...] | None = None
-        self._energy = 0
-        self._given_up = False
-
-    def add(self, change: _Change, label: int | None) -> None:
-        self._shape = self._shape or change.shape
-        new = label not in self._totals
-        too_large = (len(self._totals) + new) * change.size > _CLASS_VALUES
-        self._given_up |= label is None or change.shape != self._shape or too_large
-        if label is None or self._given_up:
-            self._totals.clear()
-            return
-        self._energy += int(np.square(change, dtype=np.int64).sum())
-        self._counts[label] += 1
-        self._totals[label] = change.astype(np.int32) if new else self._totals[label] + change
-
-    def share(self) -> float | None:
-        """The share of the energy that the means explain."""
-        if self._given_up or not self._energy:
-            return None
-        explained = (np.square(total, dtype=np.float64).sum() / self._counts[c] for c, total in self._totals.items())
-        return float(sum(explained)) / self._energy
-
-
-class _Spectrum:
-    """The energy of changes by frequency; gives up on a second size."""
-
-    def __init__(self) -> None:
-        self._power: NDArray[np.float64] | None = None
-        self._given_up = False
-
-    def add(self, change: _Change) -> None:
-        if self._power is None:
-            self._power = np.zeros(change.shape[1:])
-        self._given_up |= self._power.shape != change.shape[1:]
-        if not self._given_up:
-            for plane in change:  # one at a time: images may be large
-                self._power += np.square(np.abs(np.fft.fft2(plane)))
-
-    def shares(self) -> tuple[float, ...] | None:
-        """The shares of the energy between ``BANDS``."""
-        if self._given_up or self._power is None or not self._power.any():
-            return None
-        height, width = self._power.shape
-        frequency = 32 * np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
-        band = np.digitize(frequency, BANDS)
-        return tuple(float(self._power[band == i].sum() / self._power.sum()) for i in range(len(BANDS) + 1))
 
 
 def resolve_bound(
@@ -431,10 +303,6 @@ def _recorded(poisoned: Source) -> Bound | None:
             f"{path} is not a manifest that 'eclipse poison' wrote; name the attack with --attack, or the bound with "
             "--norm and --radius"
         ) from error
-
-
-def _spread(values: NDArray[np.float64]) -> Spread:
-    return Spread(float(values.min()), float(np.median(values)), float(values.max()))
 
 
 def _bands(shares: Sequence[float]) -> str:

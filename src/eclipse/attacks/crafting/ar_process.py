@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eclipse.attacks.crafting.perturbation import l2, to_l2
+from eclipse.attacks.crafting.perturbation import to_l2
 from eclipse.compute.randomness import stream
+from eclipse.data.changes import l2
 
 Float32 = NDArray[np.float32]
 

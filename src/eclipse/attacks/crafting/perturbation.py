@@ -1,4 +1,4 @@
-"""What additive attacks share: perturbing the images of a set, and measuring what came out.
+"""What additive attacks share: perturbing the images of a set, and the bound of what comes out.
 
 A radius is on the [0, 1] pixel scale. An L2 radius is stated for 3x32x32 images and grows with the square
 root of the number of values, which is the rule of both LSP (6/255 a value) and AR (1.0 at 32x32, 3.0 at
@@ -6,24 +6,15 @@ root of the number of values, which is the rule of both LSP (6/255 a value) and 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.classifiers.pgd import scaled_radius
+from eclipse.data.changes import chunks, l2
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import add
-from eclipse.errors import unknown
-
-_CHUNK_VALUES = 2**22  # float32 values worked on at once: 16 MB an array, 1,365 images of 3x32x32
-
-
-def chunks(images: NDArray[np.uint8]) -> Iterator[slice]:
-    """Cut the rows of (N, C, H, W) into slices that can be worked on in float32 in bounded memory."""
-    step = max(1, _CHUNK_VALUES // math.prod(images.shape[1:]))
-    for start in range(0, len(images), step):
-        yield slice(start, start + step)
 
 
 def perturb(
@@ -53,49 +44,9 @@ def add_noise(clean: ImageSet, noise: NDArray[np.floating]) -> ImageSet:
     return clean.with_images(poisoned)
 
 
-def l2(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The L2 norm of each row of (N, ...)."""
-    # In float64 the order of the sum, which differs between chunks, cannot move a rounded pixel.
-    squares: NDArray[np.float64] = np.square(values.reshape(len(values), -1), dtype=np.float64).sum(axis=1)
-    return np.sqrt(squares)
-
-
 def to_l2(delta: NDArray[np.floating], length: float) -> NDArray[np.floating]:
     """Scale each row of (N, C, H, W) to this L2 norm."""
     return delta * (length / l2(delta)).reshape(-1, 1, 1, 1)
-
-
-def _largest(change: NDArray[np.int16]) -> NDArray[np.float64]:
-    largest: NDArray[np.float64] = np.abs(change).max(axis=(1, 2, 3)) / 255
-    return largest
-
-
-NORMS: dict[str, Callable[[NDArray[np.int16]], NDArray[np.float64]]] = {
-    "Linf": _largest,
-    "L2": lambda change: l2(change / 255),
-    "L0": lambda change: change.any(axis=1).sum(axis=(1, 2)).astype(np.float64),
-    "none": _largest,
-}
-"""From changes in levels, (N, C, H, W), to their sizes: pixels for L0, else on the [0, 1] scale."""
-
-
-def size(change: NDArray[np.int16], norm: str) -> NDArray[np.float64]:
-    """The norm of each row of a change in levels, (N, C, H, W): a name in ``NORMS``.
-
-    Raises:
-        EclipseError: no such norm.
-    """
-    if norm not in NORMS:
-        raise unknown("norm", norm, NORMS)
-    return NORMS[norm](change)
-
-
-def measure(clean: NDArray[np.uint8], poisoned: NDArray[np.uint8], norm: str) -> NDArray[np.float64]:
-    """The norm of each image's change as it is stored, (N,), in bounded memory; see ``size``."""
-    sizes = np.empty(len(clean))
-    for rows in chunks(clean):
-        sizes[rows] = size(poisoned[rows].astype(np.int16) - clean[rows], norm)
-    return sizes
 
 
 def bound(norm: str, radius: float, shape: tuple[int, ...]) -> float:
@@ -110,12 +61,3 @@ def bound(norm: str, radius: float, shape: tuple[int, ...]) -> float:
     if norm == "L2":
         return scaled_radius(norm, radius, shape) + 0.5 / 255 * math.sqrt(math.prod(shape))
     return radius if norm == "L0" else math.inf
-
-
-def length_in_words(norm: str, length: float) -> str:
-    """A length in a norm: levels for ``Linf`` and ``none``, pixels for ``L0``."""
-    if norm == "L2":
-        return f"{length:.3g}"
-    if norm == "L0":
-        return f"{length:g} pixel{'' if length == 1 else 's'}"
-    return f"{length * 255:.4g} levels"
