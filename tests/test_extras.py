@@ -12,7 +12,7 @@ from eclipse.data.source import open_source
 from eclipse.defenses import DEFENSES
 from eclipse.diffusion.denoiser import build_denoiser
 from eclipse.diffusion.presets import PAPER
-from eclipse.diffusion.training import check_trusted
+from eclipse.diffusion.trusted import check_trusted
 from eclipse.errors import EclipseError
 from eclipse.jobs.demo import digits
 from eclipse.jobs.doctor import EXTRAS

@@ -100,7 +100,7 @@ def test_the_core_is_nine_packages(wheels: dict[str, Path]) -> None:
 
 
 def test_the_wheel_is_small_and_holds_the_package_alone(wheels: dict[str, Path]) -> None:
-    assert wheels["wheel"].stat().st_size < 300 * 1024
+    assert wheels["wheel"].stat().st_size < 350 * 1024
     with zipfile.ZipFile(wheels["wheel"]) as file:
         assert {name.split("/")[0].split("-")[0] for name in file.namelist()} == {"eclipse", "eclipse_purify"}
 

@@ -16,7 +16,7 @@ from eclipse.compute.device import channels_last, compute_dtype, describe_device
 from eclipse.errors import EclipseError
 from eclipse.runs import manifest
 from eclipse.runs.files import write_json, write_whole
-from eclipse.runs.manifest import check_same_settings, command, read_settings, run_json, versions
+from eclipse.runs.manifest import check_same_settings, command, read_kept, run_json, versions
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1]", "\udcff"])
@@ -24,7 +24,7 @@ def test_damaged_settings_of_unfinished_work_are_named_with_the_remedy(tmp_path:
     if content is not None:
         (tmp_path / "settings.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(EclipseError, match=r"settings.json is damaged .*; delete .* to begin anew"):
-        read_settings(tmp_path)
+        read_kept(tmp_path / "settings.json")
 
 
 # Files that are whole or absent

@@ -37,12 +37,14 @@ from eclipse.diffusion.checkpoint import fingerprint_denoiser as fingerprint_den
 from eclipse.diffusion.checkpoint import load_denoiser as load_denoiser
 from eclipse.diffusion.denoiser import Denoiser as Denoiser
 from eclipse.diffusion.presets import get_preset as get_preset
+from eclipse.diffusion.presets import preset_of as preset_of
 from eclipse.diffusion.schedule import NoiseSchedule as NoiseSchedule
 from eclipse.diffusion.trusted import shared_denoiser as shared_denoiser
 from eclipse.diffusion.trusted import train_denoiser as train_denoiser
 from eclipse.errors import EclipseError as EclipseError
 from eclipse.errors import require as require
 from eclipse.errors import unknown as unknown
+from eclipse.parameters import LEVELS as LEVELS
 from eclipse.parameters import all_fields as all_fields
 from eclipse.parameters import levels as levels
 from eclipse.purification.algorithm import Purification as Purification
