@@ -84,7 +84,7 @@ def test_a_missing_package_is_said_before_any_cell_is_run(data: Path, monkeypatc
         grid_of(data, ('"mixup"', '"dp-sgd"'))
 
 
-@pytest.mark.parametrize("name", ["cpu", "paper", "smoke"])
+@pytest.mark.parametrize("name", ["cpu", "paper", "poisons", "smoke"])
 def test_the_grids_of_the_project_are_read(name: str) -> None:
     grid = read_grid(BENCHMARKS / f"{name}.toml")
     assert grid.name == name and grid.protocol == "held-out"
