@@ -7,7 +7,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 export PIP_CONSTRAINT := $(abspath constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint format clean
+.PHONY: demo test check lint format report clean
 
 demo: .venv/.demo
 	$(BIN)/eclipse demo --out demo-output
@@ -26,6 +26,10 @@ lint: .venv/.dev
 format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The pages of the committed results: HTML and TeX are built, report.md is committed, too.
+report: .venv/.runtime
+	for grid in benchmarks/results/*/grid.json; do $(BIN)/eclipse report $$(dirname $$grid) || exit 1; done
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

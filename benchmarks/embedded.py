@@ -6,8 +6,6 @@ python benchmarks/embedded.py DATA
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from eclipse.jobs.demo import digits
 
 
@@ -15,7 +13,7 @@ def write(folder: Path, seed: int = 0) -> None:
     """Write train.npz, trusted.npz and test.npz, which share no digit."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in vars(digits(seed)).items():
-        np.savez(folder / f"{name}.npz", images=part.images.transpose(0, 2, 3, 1), labels=part.labels)
+        part.save(folder / f"{name}.npz")
 
 
 def main() -> None:

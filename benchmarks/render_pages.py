@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from eclipse.bench.results import read_results
+from eclipse.bench.result import read_results
 from eclipse.diffusion.denoiser import build_denoiser
 from eclipse.diffusion.presets import FAST, PAPER, Preset
 from eclipse.report.grid import figures, wording

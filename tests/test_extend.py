@@ -102,7 +102,8 @@ def test_a_grid_takes_names_of_packages_and_files(
     bench = [sys.executable, "-c", code, "bench", "grid.toml", "--data", ".", "--out", "results", "--jobs", "1"]
     done = subprocess.run(bench, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    cells = {path.stem[:-9]: json.loads(path.read_text()) for path in (place / "results" / "cells").iterdir()}
+    lines = map(json.loads, (place / "results" / "cells.jsonl").read_text().splitlines())
+    cells = {line["cell"][:-9]: line for line in lines}
     assert set(cells) == {
         f"{attack}-{defense}-{arch}-0"
         for attack in ("stripes", "stripes-Stripes")

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from kit.tiny import one_sentence, some_images
 
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize, to_unit
+from eclipse.data.source import load_imageset, open_source
 from eclipse.errors import EclipseError
 
 IMAGES = some_images(4)
@@ -123,6 +125,32 @@ def test_missing_labels_are_asked_for_by_purpose() -> None:
     with pytest.raises(EclipseError) as caught:
         ImageSet.from_arrays(IMAGES).require_labels("the demo")
     assert one_sentence(caught.value).startswith("the demo needs labels, and this data set has none")
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        ImageSet(some_images(3), ("a", "b/c", "ü"), np.array([0, 1, 0]), ("cat", "dog")),
+        ImageSet(some_images(2), ("1", "0")),
+        ImageSet.from_arrays(some_images(0), [], []),
+    ],
+)
+def test_a_saved_set_is_read_as_it_was(images: ImageSet, tmp_path: Path) -> None:
+    images.save(tmp_path / "set.npz")
+    assert ImageSet.load(tmp_path / "set.npz").fingerprint() == images.fingerprint()
+
+
+def test_a_saved_set_is_a_data_set_for_every_command(tmp_path: Path) -> None:
+    images = ImageSet.from_arrays(some_images(4), [0, 1, 0, 1], ["cat", "dog"])
+    images.save(tmp_path / "set.npz")
+    assert load_imageset(open_source(tmp_path / "set.npz"), "this test").fingerprint() == images.fingerprint()
+
+
+def test_a_set_that_was_not_saved_whole_is_refused(tmp_path: Path) -> None:
+    ImageSet.from_arrays(some_images(4)).save(tmp_path / "set.npz")
+    (tmp_path / "set.npz").write_bytes((tmp_path / "set.npz").read_bytes()[:-100])
+    with pytest.raises(EclipseError, match=r"set.npz cannot be read"):
+        ImageSet.load(tmp_path / "set.npz")
 
 
 # Pixels

@@ -2,21 +2,16 @@
 
 import hashlib
 import json
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.files import locked, write_json
+from eclipse.runs.files import clear, locked, write_json
 from eclipse.runs.state import DENOISER, StageStep, State
 
 
@@ -43,19 +38,22 @@ class Cache:
     """A folder of sets by the fingerprint of all that decides them.
 
     A killed making goes on where it was; where another process is at it, wait.
+
+    Args:
+        folder: made where it is missing.
+        clock: tells seconds.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.folder, self._clock = folder, clock
 
     def holds(self, kind: str, decides: Mapping[str, Any]) -> bool:
         """Whether a set was made; nothing is written."""
-        return self._place(kind, key(decides)).exists()
+        return _is_there(self._place(kind, key(decides)))
 
     def fingerprint(self, kind: str, decides: Mapping[str, Any]) -> str:
         """The fingerprint of a set that was made."""
-        with _opened(self._place(kind, key(decides))) as file:
-            return str(_about(file)["fingerprint"])
+        return _facts(self._place(kind, key(decides)))[0]
 
     def keep(self, images: ImageSet) -> str:
         """Keep a set and return its fingerprint."""
@@ -65,12 +63,12 @@ class Cache:
             self._make_room(path)
             with locked(_work(path), path, wait=True):
                 if not path.exists():
-                    _write(path, Kept(images, fingerprint, 0.0, False))
+                    images.save(path)
         return fingerprint
 
     def load(self, fingerprint: str) -> ImageSet:
         """A set that was kept."""
-        return _read(self._place("sets", fingerprint)).images
+        return _images(self._place("sets", fingerprint))
 
     def made(
         self,
@@ -88,21 +86,21 @@ class Cache:
             on_step: is told the progress.
         """
         path = self._place(kind, key(decides))
-        if path.exists():
+        if _is_there(path):
             return _read(path)
         self._make_room(path)
         work = _work(path)
         with locked(work, path, wait=True):
-            if path.exists():
+            if _is_there(path):
                 return _read(path)
             write_json(work / "decides.json", decides)
-            told = _Timed(work / "seconds.json", on_step)
-            images = make(State(work / "stages", told, self.folder / "denoisers"))
+            told = _Timed(work / "seconds.json", on_step, self._clock)
+            images = make(State(work / "state", told, self.folder / "denoisers"))
             kept = Kept(images, images.fingerprint(), round(told.seconds(), 2), False, round(told.denoiser, 2))
-            _write(path, kept)
-            shutil.rmtree(work / "stages", ignore_errors=True)
-            for name in ("decides.json", "seconds.json"):
-                (work / name).unlink(missing_ok=True)
+            facts = {"fingerprint": kept.fingerprint, "seconds": kept.seconds, "denoiser": kept.denoiser}
+            write_json(path.with_suffix(".json"), facts)
+            images.save(path)
+            clear(work)
         return kept
 
     def _place(self, kind: str, name: str) -> Path:
@@ -127,8 +125,8 @@ def _work(path: Path) -> Path:
 class _Timed:
     """Counts the seconds of a making over its interruptions; those that a denoiser takes are not its own."""
 
-    def __init__(self, path: Path, on_step: Callable[[StageStep], None]) -> None:
-        self._path, self._on_step, self._last = path, on_step, time.monotonic()
+    def __init__(self, path: Path, on_step: Callable[[StageStep], None], clock: Callable[[], float]) -> None:
+        self._path, self._on_step, self._clock, self._last = path, on_step, clock, clock()
         self._sum, self.denoiser = 0.0, 0.0
         with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, it costs the count of what was before
             self._sum = float(json.loads(path.read_text())["seconds"])
@@ -140,62 +138,36 @@ class _Timed:
         else:
             self._sum = own
             write_json(self._path, {"seconds": own})
-        self._last = time.monotonic()
+        self._last = self._clock()
         self._on_step(step)
 
     def seconds(self) -> float:
         """Up to now."""
-        return self._sum + time.monotonic() - self._last
+        return self._sum + self._clock() - self._last
 
 
-def _write(path: Path, kept: Kept) -> None:
-    images = kept.images
-    about = {
-        "ids": images.ids,
-        "class names": images.class_names,
-        "fingerprint": kept.fingerprint,
-        "seconds": kept.seconds,
-        "denoiser": kept.denoiser,
-    }
-    arrays: dict[str, NDArray[Any]] = {
-        "images": images.images,
-        "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
-    }
-    if images.labels is not None:
-        arrays["labels"] = images.labels
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _about(file: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """What an archive says of its set; its images, which are large, are not read for it."""
-    return cast(dict[str, Any], json.loads(file["about"].tobytes()))
+def _is_there(path: Path) -> bool:
+    """Whether a set that was made is there, with the facts beside it."""
+    return path.exists() and path.with_suffix(".json").exists()
 
 
 def _read(path: Path) -> Kept:
-    with _opened(path) as file:
-        about = _about(file)
-        labels = file.get("labels")
-        names = None if about["class names"] is None else tuple(about["class names"])
-        images = ImageSet(file["images"], tuple(about["ids"]), labels, names)
-        denoiser = float(about.get("denoiser", 0.0))
-        return Kept(images, str(about["fingerprint"]), float(about["seconds"]), True, denoiser)
+    fingerprint, seconds, denoiser = _facts(path)
+    return Kept(_images(path), fingerprint, seconds, True, denoiser)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
-    """An archive to read from; what goes wrong inside is worded."""
+def _images(path: Path) -> ImageSet:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            yield file
-    except FileNotFoundError as error:
-        raise EclipseError(f"{path} has vanished from the cache; run the same command again") from error
-    except Exception as error:  # a damaged archive raises one of many kinds
-        raise EclipseError(f"{path} cannot be read ({error}); delete it, and it is made anew") from error
+        return ImageSet.load(path)
+    except EclipseError as error:
+        raise EclipseError(f"{error}; delete it, and it is made anew") from error
+
+
+def _facts(path: Path) -> tuple[str, float, float]:
+    """The fingerprint of a set that was made, the seconds that it took and those of its denoiser."""
+    path = path.with_suffix(".json")
+    try:
+        facts = json.loads(path.read_text())
+        return str(facts["fingerprint"]), float(facts["seconds"]), float(facts["denoiser"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EclipseError(f"{path} cannot be read ({error}); delete it, and the set is made anew") from error

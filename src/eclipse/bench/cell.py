@@ -1,6 +1,7 @@
 """One cell of a grid: what decides it, and its result."""
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 
 from eclipse.attacks import ATTACKS
+from eclipse.bench import result
 from eclipse.bench.cache import Cache, Kept, key
-from eclipse.bench.grid import CLEAN, VERSION, Choice, Grid
+from eclipse.bench.grid import Choice, Grid
+from eclipse.bench.result import CLEAN, Asked, Epoch, Planned, Result, Seconds, Victim
 from eclipse.classifiers.classifier import CLASSIFIERS
 from eclipse.classifiers.fit import Recipe, recipe_with
 from eclipse.compute.device import compute_dtype, describe_device
@@ -68,7 +71,7 @@ class Bench:
         }
         return f"{choice}-{key(decides)[:8]}"
 
-    def run(self, choice: Choice, tell: Tell) -> dict[str, Any]:
+    def run(self, choice: Choice, tell: Tell) -> Result:
         """Make what is missing, train the victim, and return the result."""
         defense, test = self.grid.defense(choice.defense), self._kept.load(self.sets["test"])
         poisoned = self.poisoned(choice.attack, tell)
@@ -81,26 +84,39 @@ class Bench:
             self.recipe,
             Work(choice.seed, self.device, State(None, tell)),
         )
-        return {
-            "version": VERSION,
-            "cell": self.name(choice),
-            "grid": self.grid.name,
-            "protocol": self.grid.protocol,
-            "data": self._about_data(poisoned.images, test),
-            "attack": {**self._about_attack(choice.attack), "fingerprint": poisoned.fingerprint},
-            "defense": self._about_defense(choice.defense, defense),
-            "victim": {"arch": choice.arch, **CLASSIFIERS.code(choice.arch), "parameters": trained.parameters},
-            "recipe": {"name": self.grid.victims.recipe, **asdict(self.recipe)},
-            "seed": choice.seed,
-            "accuracy": trained.accuracy,
-            "epochs": list(trained.epochs),
-            "seconds": _seconds(poisoned, prepared, trained),
-            "prepared fingerprint": prepared.fingerprint,
-            "device": describe_device(self.device),
-            "precision": str(compute_dtype(self.device)[0]).removeprefix("torch."),
-            "versions": versions(),
-            "finished": date(time.time()),
-        }
+        return Result(
+            cell=self.name(choice),
+            grid=self.grid.name,
+            protocol=self.grid.protocol,
+            data=self._about_data(poisoned.images, test),
+            attack=self._about_attack(choice.attack, poisoned.fingerprint),
+            defense=self._about_defense(choice.defense, defense),
+            victim=Victim(choice.arch, trained.parameters, **CLASSIFIERS.code(choice.arch)),
+            recipe=result.Recipe(self.grid.victims.recipe, asdict(self.recipe)),
+            seed=choice.seed,
+            accuracy=trained.accuracy,
+            epochs=tuple(Epoch(**epoch) for epoch in trained.epochs),  # type: ignore[arg-type]
+            seconds=_seconds(poisoned, prepared, trained),
+            prepared=prepared.fingerprint,
+            device=describe_device(self.device),
+            precision=str(compute_dtype(self.device)[0]).removeprefix("torch."),
+            versions=versions(),
+            finished=date(time.time()),
+            command=self.command(choice),
+        )
+
+    def command(self, choice: Choice) -> str:
+        """The command that runs one cell."""
+        return f"eclipse bench {shlex.quote(str(self.grid.path))} --data DATA --out RESULTS --cell {choice}"
+
+    def asked(self) -> Asked:
+        """What the grid asks for, for its results."""
+        recipe = self.grid.victims.recipe
+        cells = tuple(
+            Planned(self.name(choice), choice.attack, choice.defense, choice.arch, recipe, choice.seed)
+            for choice in self.grid.cells()
+        )
+        return Asked(name=self.grid.name, protocol=self.grid.protocol, data=asdict(self.grid.data), cells=cells)
 
     def crafted(self, name: str) -> bool:
         """Whether the training set under an attack is in the cache, or is the clean one itself."""
@@ -187,54 +203,47 @@ class Bench:
     def _kind(self) -> str:
         return torch.device(self.device).type
 
-    def _about_data(self, train: ImageSet, test: ImageSet) -> dict[str, Any]:
-        return {
+    def _about_data(self, train: ImageSet, test: ImageSet) -> result.Data:
+        return result.Data(
             **asdict(self.grid.data),
-            "train images": len(train),
-            "test images": len(test),
-            **({} if self.trusted is None else {"trusted images": self.trusted}),
-            "image": list(train.images.shape[1:]),
-            "classes": train.num_classes,
-            "fingerprints": dict(self.sets),
-        }
+            train_images=len(train),
+            test_images=len(test),
+            trusted_images=self.trusted,
+            image=train.images.shape[1:],
+            classes=train.num_classes,
+            fingerprints=dict(self.sets),
+        )
 
-    def _about_attack(self, name: str) -> dict[str, Any]:
-        attack = self.grid.attack(name)
+    def _about_attack(self, name: str, fingerprint: str) -> result.Attack:
+        attack, scale, seed = self.grid.attack(name), self.grid.attacks.scale, self.grid.attacks.seed
         if attack is None:
-            return {"name": CLEAN}
-        return {
-            "name": name,
-            **ATTACKS.code(name),
-            "scale": self.grid.attacks.scale,
-            "seed": self.grid.attacks.seed,
-            "norm": attack.norm,
-            "radius": attack.radius if math.isfinite(attack.radius) else None,
-            "fields": all_fields(attack),
-        }
+            return result.Attack(CLEAN, fingerprint)
+        radius = attack.radius if math.isfinite(attack.radius) else None
+        code = ATTACKS.code(name).get("code")
+        return result.Attack(name, fingerprint, scale, seed, attack.norm, radius, all_fields(attack), code)
 
-    def _about_defense(self, name: str, defense: Defense) -> dict[str, Any]:
-        return {
-            "name": name,
+    def _about_defense(self, name: str, defense: Defense) -> result.Defense:
+        return result.Defense(
+            name=name,
+            title=defense.title,
+            scale=self.grid.defenses.scale,
+            seed=self.grid.defenses.seed,
+            fields=self._defended[name]["fields"],
+            trusted=defense.needs(),
+            acts=defense.acts,
+            ignores_data=defense.ignores_data,
+            cost=defense.cost(),
             **DEFENSES.code(name),
-            "title": defense.title,
-            "scale": self.grid.defenses.scale,
-            "seed": self.grid.defenses.seed,
-            "fields": self._defended[name]["fields"],
-            "trusted": defense.needs(),
-            "acts": defense.acts,
-            "ignores data": defense.ignores_data,
-            "cost": defense.cost(),
-        }
+        )
 
 
-def _seconds(poisoned: Kept, prepared: Kept, trained: Trained) -> dict[str, Any]:
-    """How long each part took; what was shared took its time in another cell."""
+def _seconds(poisoned: Kept, prepared: Kept, trained: Trained) -> Seconds:
     own = prepared is not poisoned
-    return {
-        "poison": poisoned.seconds,
-        "poison shared": poisoned.shared,
-        "prepare": prepared.seconds if own else 0.0,
-        "prepare shared": prepared.shared if own else False,
-        "denoiser": prepared.denoiser if own else 0.0,
-        "train": round(trained.seconds, 2),
-    }
+    return Seconds(
+        poison=poisoned.seconds,
+        poison_shared=poisoned.shared,
+        prepare=prepared.seconds if own else 0.0,
+        prepare_shared=own and prepared.shared,
+        denoiser=prepared.denoiser if own else 0.0,
+        train=round(trained.seconds, 2),
+    )

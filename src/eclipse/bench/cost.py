@@ -1,17 +1,15 @@
 """What the missing cells of a grid will take: as finished ones took, or at a speed that is measured."""
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 from eclipse.attacks.crafting.cost import expected_cost, passes_per_s
 from eclipse.bench.cell import Bench
 from eclipse.bench.grid import Choice
-from eclipse.bench.runner import Results
+from eclipse.bench.result import NONE, Folder
 from eclipse.classifiers.classifier import make_classifier
 from eclipse.compute.device import enough_memory, seeded
 from eclipse.data.imageset import ImageSet
@@ -43,19 +41,19 @@ class Expected:
         return sum(part for parts in (self.poisons, self.prepared, self.cells) for part in parts.values())
 
 
-def expected(bench: Bench, results: Results, cells: Sequence[Choice], train: ImageSet) -> Expected:
+def expected(bench: Bench, folder: Folder, cells: Sequence[Choice], train: ImageSet) -> Expected:
     """The minutes of each cell: the median of finished ones of the same kind, where there are any.
 
     Else an undefended cell's, times the factor of the defense, which has its preparation in it; where none is finished,
     its passes are counted, at the speed of a network that is measured on two batches. So are those of attacks. What is
     in the cache costs nothing.
     """
-    victims, preparations = _known(bench, results)
-    for arch in {cell.arch for cell in cells} - {arch for defense, arch in victims if defense == "none"}:
-        victims["none", arch] = _measured(bench, arch, train)
+    victims, preparations = _known(bench, folder)
+    for arch in {cell.arch for cell in cells} - {arch for defense, arch in victims if defense == NONE}:
+        victims[NONE, arch] = _measured(bench, arch, train)
     minutes = {
         cell: victims.get((cell.defense, cell.arch))
-        or victims["none", cell.arch] * bench.grid.defense(cell.defense).cost()
+        or victims[NONE, cell.arch] * bench.grid.defense(cell.defense).cost()
         for cell in cells
     }
     unsure = tuple(
@@ -92,18 +90,13 @@ def _measured(bench: Bench, arch: str, train: ImageSet) -> float:
         return bench.recipe.epochs * len(train) / passes_per_s(network, train, bench.device) / 60
 
 
-def _known(bench: Bench, results: Results) -> tuple[dict[tuple[str, str], float], dict[str, float]]:
+def _known(bench: Bench, folder: Folder) -> tuple[dict[tuple[str, str], float], dict[str, float]]:
     """The median minutes of finished cells: from defense and network to the victim's, from defense to preparation's."""
     victims: dict[tuple[str, str], list[float]] = {}
     preparations: dict[str, list[float]] = {}
-    for cell in bench.grid.cells():
-        path = results.finished(bench.name(cell))
-        if path.exists():
-            with suppress(ValueError, KeyError, TypeError):  # a damaged result tells nothing
-                seconds = json.loads(path.read_text())["seconds"]
-                preparing, training = float(seconds["prepare"]), float(seconds["train"])
-                victims.setdefault((cell.defense, cell.arch), []).append(training / 60)
-                preparations.setdefault(cell.defense, []).append(preparing / 60)
+    for cell in folder.results(bench.asked().cells).values():
+        victims.setdefault((cell.defense.name, cell.victim.arch), []).append(cell.seconds.train / 60)
+        preparations.setdefault(cell.defense.name, []).append(cell.seconds.prepare / 60)
     return _medians(victims), _medians(preparations)
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from eclipse.attacks import ATTACKS
 from eclipse.attacks.attack import Attack
+from eclipse.bench.result import CLEAN, HELD_OUT, OVERLAP, VERSION
 from eclipse.classifiers.classifier import CLASSIFIERS
 from eclipse.classifiers.fit import RECIPES
 from eclipse.defenses import DEFENSES
@@ -22,9 +23,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-VERSION = 1
-CLEAN = "clean"  # what stands for an attack where the data are left as they are
-PROTOCOLS = ("held-out", "paper-overlap")
+PROTOCOLS = (HELD_OUT, OVERLAP)
 _TOP = ""  # what comes before the first section
 _WORDS: dict[type, str] = {str: "word", int: "whole number"}
 
@@ -184,7 +183,7 @@ class _Reader:
         missing = [word for word in ("name", "data", "attacks", "defenses", "victims") if word not in content]
         if missing:
             raise EclipseError(f"{self._path} has no {missing[0]!r}; expected {', '.join(known)}")
-        protocol = content.get("protocol", PROTOCOLS[0])
+        protocol = content.get("protocol", HELD_OUT)
         self._check("protocol", protocol, PROTOCOLS, _TOP, "protocol")
         if not isinstance(content["name"], str) or not content["name"].strip():
             raise self._error(f"name = {content['name']!r}; expected a word", "name", _TOP)

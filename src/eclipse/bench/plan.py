@@ -1,4 +1,4 @@
-"""What a run of a grid is asked for, checked before anything is written."""
+"""What a run of a grid is asked for: its sets are loaded and all is checked before anything is written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,18 @@ from typing import Any
 from eclipse.bench.cache import Cache
 from eclipse.bench.cell import Bench
 from eclipse.bench.cost import Expected, expected
-from eclipse.bench.grid import Choice, read_grid
-from eclipse.bench.runner import Results, chosen
-from eclipse.bench.sets import load_sets
+from eclipse.bench.grid import Choice, Grid, read_grid
+from eclipse.bench.result import OVERLAP, Folder
+from eclipse.bench.runner import chosen
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.imageset import ImageSet
+from eclipse.data.overlap import check_apart_from_test
+from eclipse.data.source import load_imageset, open_source
+from eclipse.defenses.dilution import fitting
+from eclipse.defenses.victim import check_sets
+from eclipse.errors import EclipseError
+
+_PAPERS = f'say protocol = "{OVERLAP}" to repeat the paper\'s own mistake'
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Plan:
     """
 
     bench: Bench
-    results: Results
+    results: Folder
     chosen: list[Choice]
     missing: list[Choice]
     sets: dict[str, ImageSet]
@@ -43,7 +50,7 @@ class Plan:
             "protocol": grid.protocol,
             "recipe": f"{grid.victims.recipe}, {self.bench.recipe.epochs} epochs",
             "device": describe_device(self.bench.device),
-            "results": self.results.folder,
+            "results": self.results.path,
         }
 
     def cost(self) -> Expected:
@@ -71,12 +78,45 @@ def plan(grid: Path, data: Path, out: Path, *, cells: Sequence[str], cache: Path
     Raises:
         EclipseError: what cannot be run.
     """
-    read, results, where = read_grid(grid), Results(out), resolve_device(device)
-    sets = {name: images for name, images in vars(load_sets(read, data)).items() if images is not None}
+    read, results, where = read_grid(grid), Folder(out), resolve_device(device)
+    sets = load_sets(read, data)
     fingerprints = {name: images.fingerprint() for name, images in sets.items()}
     trusted = len(sets["trusted"]) if "trusted" in sets else None
     bench = Bench(read, fingerprints, cache or out / ".cache", where, trusted)
-    results.check(bench)
-    picked = chosen(bench, cells)
-    missing = [choice for choice in picked if not results.finished(bench.name(choice)).exists()]
+    results.check(read.name)
+    picked, finished = chosen(bench, cells), results.finished()
+    missing = [choice for choice in picked if bench.name(choice) not in finished]
     return Plan(bench, results, picked, missing, sets)
+
+
+def load_sets(grid: Grid, root: Path) -> dict[str, ImageSet]:
+    """Load the sets of a grid, by their names in ``grid.Data``, and check that they fit each other.
+
+    Args:
+        grid: names the sets.
+        root: what their paths are relative to.
+
+    Raises:
+        EclipseError: a set that cannot be read, sizes, classes or labels that do not fit, test images that play
+            another part as well.
+    """
+    specs = {name: spec for name, spec in vars(grid.data).items() if name != "name" and spec is not None}
+    sources = {name: open_source(_rooted(spec, root)) for name, spec in specs.items()}
+    images = {name: load_imageset(source, "a grid") for name, source in sources.items()}
+    check_sets(images["train"], images["test"])
+    for name in ("trusted", "clean"):
+        if name in images and images[name].images.shape[1:] != images["train"].images.shape[1:]:
+            raise EclipseError(f"the {name} images of {grid.path} are of another size than the training images")
+    for name in grid.defenses.names:
+        if grid.defense(name).needs() == "labelled images":
+            fitting(images["train"], images.get("trusted"), name)
+    apart = [name for name in sources if name == "train" or (name != "test" and grid.protocol != OVERLAP)]
+    for name in apart:
+        remedy = "choose other slices" + ("" if name == "train" else f", or {_PAPERS}")
+        check_apart_from_test(sources["test"], images["test"], sources[name], images[name], name, remedy)
+    return images
+
+
+def _rooted(spec: str, root: Path) -> str:
+    """A data set below a folder; one on the Hub, or with an absolute path, as it is."""
+    return spec if spec.startswith("hf:") else str(root / spec)

@@ -17,8 +17,9 @@ HELP = """Run a grid of attacks, defenses, victims and seeds, cell by cell; only
     eclipse report RESULTS
 
 GRID.toml names data, attacks, defenses, victims and seeds: see benchmarks/cpu.toml. Its data sets are looked for in
-DATA. RESULTS gets one JSON file a cell. Stop it at any time (Ctrl-C): the same command goes on. Finished cells are
-skipped, and one that breaks is reported and does not stop the rest. A cell under other settings is another cell.
+DATA. RESULTS gets one line a cell, in cells.jsonl. Stop it at any time (Ctrl-C): the same command goes on. Finished
+cells are skipped, and one that breaks is reported and does not stop the rest. A cell under other settings is another
+cell. Of two lines for a cell the last one counts, so cat joins the results of two machines.
 
 --cell picks cells: em (an attack), em/eclipse, em/eclipse/small/0, \\*/eclipse (a defense under all attacks), or the
 whole name of a cell.
@@ -55,19 +56,21 @@ def bench(
         _tell_cost(asked.bench, asked.cost())
         return
     if not asked.missing:
-        asked.results.begin(asked.bench)  # a report shows the grid that was asked for last
+        asked.results.begin(asked.bench.asked())  # a report shows the grid that was asked for last
         return
     asked.keep_sets()
     total, ended = len(asked.missing), itertools.count(1)
 
     def tell(event: CellStep) -> None:
-        show.cell(event, 0 if event.what == "works" else next(ended), total)
+        show.cell(event, next(ended) if event.step is None else 0, total)
 
     with Show() as show:
         broken = run_cells(asked.bench, asked.results, asked.missing, jobs, tell)
     print(f"{total - broken} of {total} cells done; eclipse report {out} shows them")
     if broken:
-        print(f"eclipse: {broken} cells broke, see {out / 'failed'}; the same command tries again", file=sys.stderr)
+        print(
+            f"eclipse: {broken} cells broke, see {asked.results.failed}; the same command tries again", file=sys.stderr
+        )
         raise typer.Exit(1)
 
 

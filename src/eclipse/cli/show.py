@@ -67,7 +67,7 @@ class Show:
         if event.step is not None:
             self.tell(event.step, f"{event.cell}: ")
             return
-        end = f"failed: {event.reason.splitlines()[-1]}" if event.accuracy is None else f"{event.accuracy:.2%}"
+        end = f"{event.result.accuracy:.2%}" if event.result else f"failed: {event.reason.splitlines()[-1]}"
         text = f"[{number}/{total}] {event.cell}: {end}"
         if self._bars is not None:
             self._bars.console.print(Text(text))

@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.errors import EclipseError
+from eclipse.runs.files import whole
 
 _MOST_CLASSES = 1 << 16  # a larger label is no class: networks get as many outputs as the largest label tells
 
@@ -69,6 +71,30 @@ class ImageSet:
             labels=None if labels is None else _whole_numbers(np.asarray(labels)),
             class_names=None if class_names is None else tuple(class_names),
         )
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz`` whole or not at all; every command reads it, ``load`` with the ids as well."""
+        arrays: dict[str, NDArray[Any]] = {"images": self.images, "ids": np.array(self.ids, np.str_)}
+        if self.labels is not None:
+            arrays["labels"] = self.labels
+        if self.class_names is not None:
+            arrays["class_names"] = np.array(self.class_names, np.str_)
+        with whole(path) as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> "ImageSet":
+        """Read a set that was saved.
+
+        Raises:
+            EclipseError: it is damaged, or not there.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                names = file["class_names"].tolist() if "class_names" in file else None
+                return cls(file["images"], tuple(file["ids"].tolist()), file.get("labels"), names and tuple(names))
+        except Exception as error:  # a damaged archive raises one of many kinds
+            raise EclipseError(f"{path} cannot be read ({error}); expected a set of images that was saved") from error
 
     def __len__(self) -> int:
         return len(self.images)

@@ -1,8 +1,8 @@
-"""The report of a benchmark grid: Markdown, LaTeX and one HTML page, rendered from the JSON files of its cells."""
+"""The report of a benchmark grid: Markdown, LaTeX and one HTML page, rendered from the results of its cells."""
 
 from pathlib import Path
 
-from eclipse.bench.results import read_results
+from eclipse.bench.result import read_results
 from eclipse.errors import EclipseError
 from eclipse.report.grid.figures import make_sections
 from eclipse.report.grid.html import render_html

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from eclipse.bench.results import CLEAN, NONE, Cell, Failure, Plan, Results
+from eclipse.bench.result import CLEAN, NONE, Failure, Planned, Result, Results
 from eclipse.report.grid import paper_numbers
 
 BITES = 0.15
@@ -25,9 +25,9 @@ class Entry:
         borrowed: the cells are those on clean data, because the defense ignores the suspicious images.
     """
 
-    cells: tuple[Cell, ...] = ()
-    missing: tuple[Plan, ...] = ()
-    failed: tuple[tuple[Plan, Failure], ...] = ()
+    cells: tuple[Result, ...] = ()
+    missing: tuple[Planned, ...] = ()
+    failed: tuple[tuple[Planned, Failure], ...] = ()
     borrowed: bool = False
 
     @property
@@ -73,7 +73,7 @@ class Section:
         return tuple(attack for attack in self.attacks if attack != CLEAN)
 
     @property
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[Result, ...]:
         """All finished cells, each once."""
         return tuple(cell for entry in self.entries.values() if not entry.borrowed for cell in entry.cells)
 
@@ -106,13 +106,13 @@ class Cost:
 
 def make_sections(results: Results) -> tuple[Section, ...]:
     """Split a grid by victim and recipe, in its order; a part without a finished cell is a section, too."""
-    groups = dict.fromkeys((plan.arch, plan.recipe) for plan in results.plans)
+    groups = dict.fromkeys((plan.arch, plan.recipe) for plan in results.planned)
     return tuple(
-        _section(results, [plan for plan in results.plans if (plan.arch, plan.recipe) == group]) for group in groups
+        _section(results, [plan for plan in results.planned if (plan.arch, plan.recipe) == group]) for group in groups
     )
 
 
-def _section(results: Results, plans: Sequence[Plan]) -> Section:
+def _section(results: Results, plans: Sequence[Planned]) -> Section:
     attacks = sorted(dict.fromkeys(plan.attack for plan in plans), key=lambda attack: attack != CLEAN)
     defenses = tuple(dict.fromkeys(plan.defense for plan in plans))
     pairs = dict.fromkeys((plan.attack, plan.defense) for plan in plans)
@@ -124,13 +124,13 @@ def _section(results: Results, plans: Sequence[Plan]) -> Section:
     return Section(plans[0].arch, plans[0].recipe, tuple(attacks), defenses, entries)
 
 
-def _entry(results: Results, plans: Iterable[Plan]) -> Entry:
-    cells, missing, failed = list[Cell](), list[Plan](), list[tuple[Plan, Failure]]()
+def _entry(results: Results, plans: Iterable[Planned]) -> Entry:
+    cells, missing, failed = list[Result](), list[Planned](), list[tuple[Planned, Failure]]()
     for plan in sorted(plans, key=lambda plan: plan.seed):
-        if plan.id in results.cells:
-            cells.append(results.cells[plan.id])
-        elif plan.id in results.failures:
-            failed.append((plan, results.failures[plan.id]))
+        if plan.cell in results.cells:
+            cells.append(results.cells[plan.cell])
+        elif plan.cell in results.failures:
+            failed.append((plan, results.failures[plan.cell]))
         else:
             missing.append(plan)
     return Entry(tuple(cells), tuple(missing), tuple(failed))
@@ -209,9 +209,9 @@ def ranked(section: Section) -> tuple[str, ...]:
     return tuple(sorted(section.defenses, key=rank))
 
 
-def cells_of(section: Section, defense: str) -> tuple[Cell, ...]:
+def cells_of(section: Section, defense: str) -> tuple[Result, ...]:
     """The finished cells with a defense."""
-    return tuple(cell for cell in section.cells if cell.plan.defense == defense)
+    return tuple(cell for cell in section.cells if cell.defense.name == defense)
 
 
 def needs(section: Section, defense: str) -> str:
@@ -232,14 +232,14 @@ def cost(section: Section, defense: str) -> Cost | None:
 
 def crafting_seconds(section: Section, attack: str) -> float | None:
     """Median wall time of making a poison."""
-    times = [cell.seconds.poison for cell in section.cells if cell.plan.attack == attack]
+    times = [cell.seconds.poison for cell in section.cells if cell.attack.name == attack]
     known = [time for time in times if time is not None]
     return statistics.median(known) if known else None
 
 
 def made_again(section: Section) -> tuple[str, ...]:
     """The attacks whose finished cells are not all of the same images."""
-    sets = {(cell.plan.attack, cell.attack.fingerprint) for cell in section.cells}
+    sets = {(cell.attack.name, cell.attack.fingerprint) for cell in section.cells}
     counts = Counter(attack for attack, _ in sets)
     return tuple(attack for attack in section.attacks if counts[attack] > 1)
 

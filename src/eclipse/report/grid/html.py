@@ -1,10 +1,11 @@
-"""A report as one HTML page that needs nothing beside itself: no script, no font, no picture."""
+"""A report as one HTML page: a heat map whose tiles open their details, and the tables."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from eclipse.bench.results import CLEAN, NONE, Cell, Results
+from eclipse.bench.result import CLEAN, NONE, Result, Results
+from eclipse.report import page
 from eclipse.report.grid import figures, wording
 from eclipse.report.grid.figures import Section
 from eclipse.report.grid.sheets import (
@@ -17,7 +18,7 @@ from eclipse.report.grid.sheets import (
     state,
     unfinished,
 )
-from eclipse.report.grid.wording import duration, percent, points, several, share
+from eclipse.report.grid.wording import duration, in_words, percent, points, several, share
 
 SHADES = 9
 """Colors of the heat map, from chance to the accuracy of the undefended victim on clean data."""
@@ -91,11 +92,8 @@ class Part:
 
 def render_html(results: Results, sections: Sequence[Section]) -> str:
     """Write the page."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("eclipse.report.grid") / "page.html.jinja").read_text(encoding="utf-8"))
-    return template.render(
+    return page.render(
+        "grid/grid.html.jinja",
         name=results.name,
         progress=wording.progress(results),
         warning=wording.WARNING if wording.overlaps(results) else "",
@@ -178,10 +176,10 @@ def _tile(section: Section, attack: str, defense: str, name: str) -> Tile | None
         facts=(*facts, *_settings(entry.cells)),
         runs=(
             *map(_run, entry.cells),
-            *(Run(plan.seed, command=why.command, problem=f"failed: {why.error}") for plan, why in entry.failed),
+            *(Run(plan.seed, command=why.command, problem=f"failed: {why.reason}") for plan, why in entry.failed),
             *(Run(plan.seed, problem="missing: not run yet") for plan in entry.missing),
         ),
-        curves=tuple(_curve(cell.history) for cell in entry.cells if len(cell.history) > 1),
+        curves=tuple(_curve([epoch.accuracy for epoch in cell.epochs]) for cell in entry.cells if len(cell.epochs) > 1),
         level=_height(section.mean(CLEAN, NONE)),
     )
 
@@ -203,21 +201,21 @@ def _facts(section: Section, attack: str, defense: str) -> tuple[tuple[str, str]
     return tuple((name, text) for name, text in found.items() if text and (entry.cells or name == "paper"))
 
 
-def _settings(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
+def _settings(cells: Sequence[Result]) -> tuple[tuple[str, str], ...]:
     """What the poison and the defense were made with."""
-    attack = several(_listed(cell.attack.scale, cell.attack.settings) for cell in cells)
-    defense = several(_listed(cell.defense.scale, cell.defense.settings) for cell in cells)
+    attack = several(_listed(cell.attack.scale, cell.attack.fields) for cell in cells)
+    defense = several(_listed(cell.defense.scale, cell.defense.fields) for cell in cells)
     return tuple((name, text) for name, text in (("attack", attack), ("defense", defense)) if text)
 
 
-def _listed(scale: str, settings: Sequence[tuple[str, str]]) -> str:
-    return ", ".join((*((f"scale {scale}",) if scale else ()), *(f"{name} {value}" for name, value in settings)))
+def _listed(scale: str | None, fields: Mapping[str, Any]) -> str:
+    return ", ".join((*((f"scale {scale}",) if scale else ()), *in_words(fields)))
 
 
-def _run(cell: Cell) -> Run:
-    parts = asdict(cell.seconds)
+def _run(cell: Result) -> Run:
+    parts = {name: getattr(cell.seconds, name) for name in ("poison", "prepare", "denoiser", "train")}
     times = ", ".join(f"{name} {duration(time)}" for name, time in parts.items() if time)
-    return Run(cell.plan.seed, f"{percent(cell.accuracy)} %", times, cell.finished, cell.command)
+    return Run(cell.seed, f"{percent(cell.accuracy)} %", times, cell.finished, cell.command)
 
 
 def _shade(section: Section, accuracy: float) -> int:

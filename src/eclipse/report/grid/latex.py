@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from eclipse.bench.results import Results
+from eclipse.bench.result import Results
 from eclipse.report.grid import wording
 from eclipse.report.grid.figures import Section
 from eclipse.report.grid.sheets import Sheet, Value, sheets, unfinished

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from eclipse.bench.results import CLEAN, NONE, Results
+from eclipse.bench.result import CLEAN, NONE, Results
 from eclipse.report.grid import figures, paper_numbers
 from eclipse.report.grid.figures import Entry, Section
 from eclipse.report.grid.wording import duration, percent, points, radius, share
@@ -44,12 +44,12 @@ def sheets(section: Section) -> tuple[Sheet, ...]:
 def unfinished(results: Results) -> Sheet:
     """The cells that have no result, and why."""
     rows = list[tuple[str, ...]]()
-    for plan in results.plans:
-        if plan.id in results.cells:
+    for plan in results.planned:
+        if plan.cell in results.cells:
             continue
-        failure = results.failures.get(plan.id)
-        why = f"failed: {failure.error}" if failure else "missing: not run yet"
-        rows.append((plan.id, why, failure.command if failure else ""))
+        failure = results.failures.get(plan.cell)
+        why = f"failed: {failure.reason}" if failure else "missing: not run yet"
+        rows.append((plan.cell, why, failure.command if failure else ""))
     return Sheet("Cells without a result", ("cell", "why", "command"), _values(rows), words=(0, 1, 2))
 
 
@@ -206,12 +206,12 @@ def _poisons(section: Section) -> Sheet:
 
 
 def _poison(section: Section, attack: str) -> tuple[str, ...]:
-    about = next((cell.attack for cell in section.cells if cell.plan.attack == attack), None)
+    about = next((cell.attack for cell in section.cells if cell.attack.name == attack), None)
     lost = figures.lost(section, attack)
     return (
         attack,
         (radius(about.norm, about.radius) or "no bound") if about else "",
-        about.scale if about else "",
+        (about.scale or "") if about else "",
         duration(figures.crafting_seconds(section, attack)),
         entry_in_words(section, attack, NONE),
         points(lost),
