@@ -11,7 +11,7 @@ from typing import Any
 
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
-from eclipse.runs.files import clear, locked, write_json
+from eclipse.runs.files import clear, locked, read_json, write_json
 from eclipse.runs.state import DENOISER, StageStep, State
 
 
@@ -129,7 +129,7 @@ class _Timed:
         self._path, self._on_step, self._clock, self._last = path, on_step, clock, clock()
         self._sum, self.denoiser = 0.0, 0.0
         with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, it costs the count of what was before
-            self._sum = float(json.loads(path.read_text())["seconds"])
+            self._sum = float(read_json(path)["seconds"])
 
     def __call__(self, step: StageStep) -> None:
         own = self.seconds()
@@ -167,7 +167,7 @@ def _facts(path: Path) -> tuple[str, float, float]:
     """The fingerprint of a set that was made, the seconds that it took and those of its denoiser."""
     path = path.with_suffix(".json")
     try:
-        facts = json.loads(path.read_text())
+        facts = read_json(path)
         return str(facts["fingerprint"]), float(facts["seconds"]), float(facts["denoiser"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EclipseError(f"{path} cannot be read ({error}); delete it, and the set is made anew") from error

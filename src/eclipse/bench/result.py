@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from eclipse.errors import EclipseError
-from eclipse.runs.files import write_json, write_whole
+from eclipse.runs.files import read_json, write_json, write_whole
 
 VERSION = 1
 CLEAN, NONE = "clean", "none"
@@ -257,7 +257,7 @@ class Folder:
 
     def _check_grid(self, name: str) -> None:
         try:
-            made = json.loads(self.grid.read_text())
+            made = read_json(self.grid)
             version, found = made["version"], made["name"]
         except (ValueError, KeyError, TypeError) as error:
             raise EclipseError(

@@ -89,7 +89,7 @@ def _read_config(folder: Path) -> tuple[DenoiserConfig, str]:
     try:
         fields = json.loads(_read(folder / CONFIG))
         return _parse(fields), fields["weights_sha256"]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise EclipseError(f"{folder / CONFIG} is not the config of a denoiser ({error}); {REMEDY}") from error
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.diffusion.tiling import in_tiles
-from eclipse.errors import EclipseError, unknown
+from eclipse.errors import EclipseError, check_installed, unknown
 from eclipse.registry import Registry
 
 JSON: TypeAlias = str | int | float | bool | Sequence["JSON"] | Mapping[str, "JSON"] | None
@@ -77,6 +77,11 @@ class DenoiserConfig:
             raise unknown("architecture", self.architecture, ARCHITECTURES.names())
         if not 1 <= self.t_max <= self.schedule.T:
             raise EclipseError(f"t_max = {self.t_max}; expected 1 to the schedule's T = {self.schedule.T}")
+
+    def check_package(self) -> None:
+        """Refuse a network whose package is missing."""
+        if self.architecture in PACKAGES:
+            check_installed(*PACKAGES[self.architecture])
 
     def check_size(self, height: int, width: int) -> None:
         """Refuse images of a size that this denoiser does not take."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -14,10 +14,10 @@ import torch
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device, seeded
 from eclipse.data.pixels import to_color
 from eclipse.diffusion.checkpoint import load_denoiser, save_denoiser
-from eclipse.diffusion.denoiser import PACKAGES, Denoiser, DenoiserConfig, build_denoiser
+from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser
 from eclipse.diffusion.presets import Preset, Training, get_preset
 from eclipse.diffusion.training import Images, TrainStep, train
-from eclipse.errors import EclipseError, check_installed
+from eclipse.errors import EclipseError
 from eclipse.runs.files import clear, locked, write_json
 from eclipse.runs.manifest import check_same_settings, flat, read_kept, versions
 from eclipse.runs.state import DENOISER, TELL_EVERY_S, State, Work
@@ -101,8 +101,7 @@ def check_trusted(images: Images, config: DenoiserConfig) -> Trusted:
 
     Gray images, (1, H, W), become three equal planes. A denoiser whose package is missing takes none.
     """
-    if config.architecture in PACKAGES:
-        check_installed(*PACKAGES[config.architecture])
+    config.check_package()
     if len(images) < MIN_IMAGES:
         raise EclipseError(
             f"{len(images)} trusted images; a denoiser needs at least {MIN_IMAGES}, "
@@ -214,32 +213,22 @@ def denoiser_in(
     Raises:
         EclipseError: a denoiser, or an unfinished training, of other settings, which are named.
     """
-    asked = decided(planned, trusted, work.seed)
-    if found := _made(folder, asked):
-        return found
     if not folder.parent.is_dir():
         raise EclipseError(f"no such folder {folder.parent}; expected an existing one to write {folder.name} into")
-    unfinished = training_folder(folder)
+    asked, unfinished = decided(planned, trusted, work.seed), training_folder(folder)
     with locked(unfinished, folder, wait):
-        if found := _made(folder, asked):  # by another process, while this one waited
-            return found
-        settings = flat(json.loads(json.dumps({**asked, **planned.numbers()})))
-        if (unfinished / SETTINGS).exists():
-            check_same_settings(read_kept(unfinished / SETTINGS), settings, unfinished)
-        write_json(unfinished / SETTINGS, settings)
-        denoiser = trained(planned, trusted, replace(work, state=State(unfinished)), on_step)
-        save_denoiser(denoiser, folder)
+        if folder.exists():
+            denoiser = load_denoiser(folder)
+            check_same_settings({name: denoiser.config.trained.get(name) for name in asked}, asked, folder)
+        else:
+            settings = flat(json.loads(json.dumps({**asked, **planned.numbers()})))
+            if (unfinished / SETTINGS).exists():
+                check_same_settings(read_kept(unfinished / SETTINGS), settings, unfinished)
+            write_json(unfinished / SETTINGS, settings)
+            denoiser = trained(planned, trusted, replace(work, state=State(unfinished)), on_step)
+            save_denoiser(denoiser, folder)
         clear(unfinished)
     return denoiser
-
-
-def _made(folder: Path, asked: Mapping[str, Any]) -> Denoiser | None:
-    """The finished denoiser in a folder; None where there is no such folder."""
-    if not folder.exists():
-        return None
-    kept = load_denoiser(folder)
-    check_same_settings({name: kept.config.trained.get(name) for name in asked}, asked, folder)
-    return kept
 
 
 def shared_denoiser(planned: Planned, trusted: Trusted, work: Work) -> Denoiser:

@@ -13,7 +13,6 @@ from eclipse.diffusion.checkpoint import fingerprint_denoiser, write_denoiser
 from eclipse.diffusion.denoiser import describe
 from eclipse.diffusion.presets import get_preset
 from eclipse.diffusion.trusted import Planned, Trusted, check_trusted, decided, plan_denoiser, trained
-from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
 from eclipse.runs.files import check_name
 from eclipse.runs.manifest import run_json
@@ -57,15 +56,6 @@ class TrainDenoiser(Job):
     def inputs(self) -> Mapping[str, str]:
         """None beside the pixels, whose fingerprint is among the settings."""
         return {}
-
-    def check_place(self) -> None:
-        """Refuse a place that is taken, or where no folder can be made."""
-        if self.out.exists():
-            raise EclipseError(f"{self.out} exists; choose another output")
-        if not self.out.parent.is_dir():
-            raise EclipseError(
-                f"no such folder {self.out.parent}; expected an existing one to write {self.out.name} into"
-            )
 
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Train."""

@@ -8,12 +8,12 @@ job is, ``carry_out`` carries it out; a killed one goes on, with the same settin
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from eclipse.errors import EclipseError
-from eclipse.runs.files import LOCK, clear, locked, whole, write_json, write_whole
+from eclipse.runs.files import LOCK, PARTIAL, clear, locked, whole, write_json, write_whole
 from eclipse.runs.manifest import check_same_settings, flat, read_kept, read_manifest, recorded, run_json
 from eclipse.runs.state import Event, State
 
@@ -49,9 +49,14 @@ class Job(ABC):
     def inputs(self) -> Mapping[str, str]:
         """The fingerprints of what goes in, by their names in the manifest."""
 
-    @abstractmethod
     def check_place(self) -> None:
-        """Refuse, before any work, a place where the output could not come to be."""
+        """Refuse, before any work and before the output appears, a place where it could not: one that is taken."""
+        if self.out.exists():
+            raise EclipseError(f"{self.out} exists; choose another output")
+        if not self.out.parent.is_dir():
+            raise EclipseError(
+                f"no such folder {self.out.parent}; expected an existing one to write {self.out.name} into"
+            )
 
     @abstractmethod
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
@@ -132,9 +137,9 @@ def carry_out(job: Job, tell: Tell = lambda event: None) -> Mapping[str, Any]:
 
 
 def tidy(job: Job) -> None:
-    """Delete what a kill at the very end left of the work on a finished output."""
+    """Delete what a kill at the very end left of the work on a finished output; another process may be at it."""
     if job.folder.exists():
-        with locked(job.folder, job.out):
+        with suppress(EclipseError), locked(job.folder, job.out):
             clear(job.folder)
 
 
@@ -154,6 +159,7 @@ def _worked(job: Job, tell: Tell) -> dict[str, Any]:
         return read_kept(outcome)
     with whole(job.out) as place:
         found = job.work(State(job.folder, tell), tell, place)
+        job.check_place()  # the work may have taken days
         write_json(outcome, found)
     return found
 
@@ -168,8 +174,8 @@ def _compare(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path) -> 
 
 
 def _has_work(folder: Path) -> bool:
-    """Whether anything that was worked for lies in a folder."""
-    files = (path for path in folder.rglob("*") if path.is_file())
+    """Whether anything that was worked for lies in a folder, whole."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != PARTIAL)
     return any(path.name not in (LOCK, _SETTINGS) for path in files)
 
 

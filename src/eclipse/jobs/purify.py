@@ -221,12 +221,13 @@ def purify_job(
     where = resolve_device(device)
     source = open_source(images, image_column=image_column, label_column=label_column)
     ready = None if denoiser is None else load_denoiser(denoiser)
-    chosen = get_preset(preset) if ready is None else _preset_of(ready, preset, denoiser)
     level = None if sigma is None else sigma / 255
-    planned = None
-    if ready is None:
-        planned = plan_denoiser(chosen, iterations=iterations, minutes=minutes, sigma=level)
-    config = ready.config if planned is None else planned.config  # type: ignore[union-attr]
+    if ready is not None:
+        planned, chosen, config = None, _preset_of(ready, preset, denoiser), ready.config
+    else:
+        planned = plan_denoiser(get_preset(preset), iterations=iterations, minutes=minutes, sigma=level)
+        planned.config.check_package()
+        chosen, config = planned.preset, planned.config
     how = purification(chosen, config, sigma=level, steps=steps, sampler=sampler)
     given: dict[str, Any] = {"p": p, "noise": noise, "q": q}
     chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})

@@ -97,13 +97,6 @@ class Train(Job):
             "output": self.out,
         }
 
-    def check_place(self) -> None:
-        """Refuse a place that is taken, or where no folder can be made."""
-        if not self.out.parent.is_dir():
-            raise EclipseError(f"no such folder {self.out.parent}; expected an existing one to write the output into")
-        if self.out.exists():
-            raise EclipseError(f"{self.out} exists; choose another output")
-
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Prepare the set, train on it, and write the result and the weights; goes on after the last epoch."""
         assert state.folder is not None

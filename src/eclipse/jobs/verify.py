@@ -1,6 +1,5 @@
 """Verify a poisoned data set against the clean one: what was changed, and whether the bound of the attack holds."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from eclipse.data.changes import BANDS, NORMS, Change, Changes, Figures, length_
 from eclipse.data.picture import size_in_words
 from eclipse.data.store import Row, Source, comparable_classes
 from eclipse.errors import EclipseError, unknown
+from eclipse.runs.files import read_json
 from eclipse.runs.manifest import run_json
 from eclipse.runs.state import Event, StageStep
 
@@ -293,12 +293,12 @@ def _recorded(poisoned: Source) -> Bound | None:
         return None
     path = run_json(poisoned.root)
     try:
-        attack = json.loads(path.read_bytes())["settings"].get("attack")
+        attack = read_json(path)["settings"].get("attack")
         if attack is None:
             return None
         radius = math.inf if attack["norm"] == "none" else float(attack["radius"])
         return Bound(str(attack["norm"]), radius, str(attack["name"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EclipseError(
             f"{path} is not a manifest that 'eclipse poison' wrote; name the attack with --attack, or the bound with "
             "--norm and --radius"

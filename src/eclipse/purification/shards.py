@@ -124,8 +124,12 @@ class Shards:
 
     def _tables(self) -> Iterator[pa.Table]:
         for path in self.files:
-            with pa.memory_map(str(path)) as file:
-                yield pa.ipc.open_file(file).read_all()
+            try:
+                with pa.memory_map(str(path)) as file:
+                    table = pa.ipc.open_file(file).read_all()
+            except pa.ArrowInvalid as error:
+                raise EclipseError(f"{path} is damaged ({error}); delete {self.folder} to begin anew") from error
+            yield table
 
 
 class Writer:

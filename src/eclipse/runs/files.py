@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from eclipse.errors import EclipseError
 
-LOCK = "lock"
+LOCK, PARTIAL = "lock", ".partial"
 _PATIENCE_S = 0.2  # to see that the process before has just ended
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)  # of file systems that know none
 
@@ -22,6 +22,18 @@ def check_name(out: Path) -> None:
     """Refuse an output without a name of its own, beside which nothing could be named after it."""
     if out.name in ("", ".."):
         raise EclipseError(f"the output {str(out)!r} has no name of its own; expected a path that ends in one")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON that may be damaged or hostile.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -44,7 +56,7 @@ def whole(path: Path) -> Iterator[Path]:
     The hidden name is always the same, so that what a killed process leaves there goes with the next write. A kill
     while one folder takes the place of another leaves at least one of the two, whole.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     remove(partial)
     try:
         yield partial
@@ -104,8 +116,10 @@ def locked(folder: Path, out: Path, wait: bool = False) -> Iterator[None]:
         wait: until no other process holds the lock, in place of the refusal.
 
     Raises:
-        EclipseError: another process holds the lock.
+        EclipseError: another process holds the lock, or the folder is a link.
     """
+    if folder.is_symlink():  # what it leads to would be cleared
+        raise EclipseError(f"{folder}, for unfinished work on {out}, is a link; expected a folder: remove the link")
     lock = FileLock(folder / LOCK, timeout=-1 if wait else _PATIENCE_S)
     try:
         _acquire(lock, folder)

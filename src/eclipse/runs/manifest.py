@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eclipse.errors import EclipseError
-from eclipse.runs.files import write_json
+from eclipse.runs.files import read_json, write_json
 
 _EXTRAS = ("scikit-learn", "diffusers", "kornia", "opacus", "datasets")
 PACKAGES = ("eclipse-purify", "torch", "numpy", "pillow", "pyarrow", *_EXTRAS)
@@ -78,11 +78,11 @@ def read_manifest(out: Path) -> dict[str, Any]:
     """
     path = run_json(out)
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
         flat(manifest["settings"])
         str(manifest["status"])
         return dict(manifest)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EclipseError(f"{out} exists, and {path} is not a manifest of it; choose another output") from error
 
 
@@ -98,7 +98,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 def read_kept(path: Path) -> dict[str, Any]:
     """What unfinished work has kept of itself as JSON."""
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(read_json(path))
     except (OSError, ValueError, TypeError) as error:
         raise EclipseError(f"{path} is damaged ({error}); delete {path.parent} to begin anew") from error
 
