@@ -4,6 +4,8 @@ import errno
 import fcntl
 import os
 import shutil
+import threading
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -44,6 +46,31 @@ def test_a_lock_that_was_removed_while_it_was_waited_for_does_not_count(
     monkeypatch.setattr(fcntl, "flock", removing)
     with locked(folder, tmp_path / "out"):
         assert len(tries) == 2 and (folder / "lock").exists()
+
+
+def test_a_folder_that_others_make_and_remove_all_the_time_can_be_waited_for(tmp_path: Path) -> None:
+    held, errors, end = [], [], time.monotonic() + 1
+
+    def hold() -> None:
+        try:
+            while time.monotonic() < end:
+                with locked(tmp_path / ".out", tmp_path / "out", wait=True):
+                    held.append(names(tmp_path / ".out"))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=hold) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and held and names(tmp_path) == []
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".out").write_bytes(b"")
+    with pytest.raises(FileExistsError), locked(tmp_path / ".out", tmp_path / "out"):
+        pass
 
 
 @pytest.mark.parametrize(("code", "works"), [(errno.ENOTSUP, True), (errno.ENOLCK, True), (errno.EIO, False)])

@@ -138,12 +138,13 @@ def locked(folder: Path, out: Path, wait: bool = False) -> Iterator[None]:
 
 def _acquire(lock: FileLock, folder: Path) -> None:
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(poll_interval=0.05)
             return
-        except FileNotFoundError:  # the process before us has just removed the folder
-            continue
+        except (FileNotFoundError, FileExistsError):  # the process before us has just removed the folder
+            if folder.is_file():
+                raise
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
