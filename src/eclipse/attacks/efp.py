@@ -83,11 +83,7 @@ class EFP(SurrogateAttack):
         """Train the reference and move the features of every image."""
         check_classes("EFP", clean)
         (network,) = train_surrogate(
-            self.surrogate(clean, work),
-            clean,
-            self.recipe,
-            work,
-            adversary=adversary(self._against()),
+            self.surrogate(clean, work), clean, self.recipe, work, adversary=adversary(self._against())
         )
         means, own = centroids(network, clean, work.device), present_classes(clean, work.device)[1]
 

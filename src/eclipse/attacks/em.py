@@ -81,12 +81,7 @@ class EM(SurrogateAttack):
         network = self.surrogate(clean, work)
         rounds = self._rounds()
         noise = Alternation(
-            network,
-            make_optimizer(network, rounds.recipe),
-            clean,
-            rounds,
-            min_min(network, self._pgd()),
-            work,
+            network, make_optimizer(network, rounds.recipe), clean, rounds, min_min(network, self._pgd()), work
         ).craft()
         if self.positive_only:
             return add_noise(clean, np.floor(noise.clip(0).astype(np.float32) * 255 + _WHOLE) / 255)

@@ -70,11 +70,7 @@ class HYPO(SurrogateAttack):
         """Train the surrogate and perturb every image towards its own class."""
         check_classes("HYPO", clean)
         (network,) = train_surrogate(
-            self.surrogate(clean, work),
-            clean,
-            self.recipe,
-            work,
-            adversary=adversary(self._against()),
+            self.surrogate(clean, work), clean, self.recipe, work, adversary=adversary(self._against())
         )
         labels = torch.tensor(clean.require_labels("HYPO"), device=work.device)
 

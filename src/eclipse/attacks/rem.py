@@ -88,12 +88,7 @@ class REM(SurrogateAttack):
         network = self.surrogate(clean, work)
         rounds = self._rounds(len(clean))
         noise = Alternation(
-            network,
-            make_optimizer(network, rounds.recipe),
-            clean,
-            rounds,
-            self._moves(network),
-            work,
+            network, make_optimizer(network, rounds.recipe), clean, rounds, self._moves(network), work
         ).craft()
         return add_noise(clean, noise)
 

@@ -87,13 +87,7 @@ class SEP(SurrogateAttack):
     def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Train the surrogate and perturb every image towards the class half of those that the set has further on."""
         check_classes("SEP", clean)
-        networks = train_surrogate(
-            self.surrogate(clean, work),
-            clean,
-            self.recipe,
-            work,
-            keep=self._epochs(),
-        )
+        networks = train_surrogate(self.surrogate(clean, work), clean, self.recipe, work, keep=self._epochs())
         losses = [_towards_far(f, clean, work.device, features=self.variant != "sep") for f in networks]
 
         def objective(rows: slice) -> Loss:

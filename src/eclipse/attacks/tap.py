@@ -78,11 +78,7 @@ class TAP(SurrogateAttack):
         check_classes("TAP", clean)
         transform = _augmentation(clean, work.device)
         (network,) = train_surrogate(
-            self.surrogate(clean, work),
-            clean,
-            self.recipe,
-            work,
-            augment=lambda x, y: (transform(x), y),
+            self.surrogate(clean, work), clean, self.recipe, work, augment=lambda x, y: (transform(x), y)
         )
         classes, own = present_classes(clean, work.device)
         targets = classes[(own + 1) % len(classes)]

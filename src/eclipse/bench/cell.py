@@ -77,12 +77,7 @@ class Bench:
         poisoned = self.poisoned(choice.attack, tell)
         prepared = self._prepared(choice.defense, poisoned, tell)
         trained = train_victim(
-            prepared.images,
-            test,
-            defense,
-            choice.arch,
-            self.recipe,
-            Work(choice.seed, self.device, State(None, tell)),
+            prepared.images, test, defense, choice.arch, self.recipe, Work(choice.seed, self.device, State(None, tell))
         )
         return Result(
             cell=self.name(choice),

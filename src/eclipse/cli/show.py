@@ -27,9 +27,8 @@ class Show:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last = 0.0
-        self._begun: dict[
-            str, tuple[float, float]
-        ] = {}  # of each part: when its share was first told, and how large it was
+        # Of each part: when its share was first told, and how large it was.
+        self._begun: dict[str, tuple[float, float]] = {}
 
     def __enter__(self) -> "Show":
         if self._console.is_terminal:

@@ -228,12 +228,7 @@ def read_folder(folder: Path, like: ImageSet) -> ImageSet:
 
 
 def _victim(
-    train: ImageSet,
-    test: ImageSet,
-    setting: Setting,
-    seed: int,
-    device: str,
-    compensate: Compensate | None = None,
+    train: ImageSet, test: ImageSet, setting: Setting, seed: int, device: str, compensate: Compensate | None = None
 ) -> float:
     def augment(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return (x if compensate is None else compensate(x)), y

@@ -95,11 +95,7 @@ class Poison(Job):
         spread = Spread.of(sizes.values)
         return {
             "seconds": {"crafting": round(crafted - began, 2), "writing": round(time.monotonic() - crafted, 2)},
-            "radius": {
-                "norm": norm,
-                "asked": asked,
-                "measured": {"max": spread.most, "median": spread.median},
-            },
+            "radius": {"norm": norm, "asked": asked, "measured": {"max": spread.most, "median": spread.median}},
             "surrogate": surrogate,
             "counts": {
                 "input": len(self.source),
@@ -249,10 +245,7 @@ class Import(Poison):
     @cached_property
     def inputs(self) -> Mapping[str, str]:
         """Of the clean set and of the poison."""
-        return {
-            "input fingerprint": self.source.fingerprint(),
-            "import fingerprint": self.imported.fingerprint(),
-        }
+        return {"input fingerprint": self.source.fingerprint(), "import fingerprint": self.imported.fingerprint()}
 
     def in_words(self) -> Mapping[str, Any]:
         """The settings that there are."""

@@ -135,10 +135,7 @@ class Purify(Job):
         made = write_output(self.source, shards.pictures(), place, self.format, frozenset(skipped))
         purified = len(self.source) - len(skipped)
         return {
-            "seconds": {
-                "denoiser": round(trained - began, 2),
-                "purification": round(time.monotonic() - trained, 2),
-            },
+            "seconds": {"denoiser": round(trained - began, 2), "purification": round(time.monotonic() - trained, 2)},
             "counts": {"input": len(self.source), "purified": purified, "skipped": len(skipped)},
             "skipped": dict(skipped.values()),
             "output fingerprint": made,

@@ -148,11 +148,7 @@ class Verification(Figures):
 
 
 def verify(
-    poisoned: Source,
-    clean: Source,
-    bound: Bound | None = None,
-    *,
-    tell: Callable[[Event], None] = lambda event: None,
+    poisoned: Source, clean: Source, bound: Bound | None = None, *, tell: Callable[[Event], None] = lambda event: None
 ) -> Verification:
     """Compare a poisoned data set with the clean one row by row, keeping a few numbers of each.
 
