@@ -129,6 +129,12 @@ def test_what_others_put_in_the_place_of_an_output_during_the_work_stays(tmp_pat
     write(tmp_path / "out")
 
 
+def test_a_link_that_leads_nowhere_is_in_the_way_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(EclipseError, match="out exists; choose another output"):
+        check(Writing(tmp_path / "out"))
+
+
 def test_a_link_in_the_place_of_unfinished_work_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "dear").mkdir()
     (tmp_path / "dear" / "file").write_bytes(b"")

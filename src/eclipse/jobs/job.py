@@ -51,7 +51,7 @@ class Job(ABC):
 
     def check_place(self) -> None:
         """Refuse, before any work and before the output appears, a place where it could not: one that is taken."""
-        if self.out.exists():
+        if self.out.exists() or self.out.is_symlink():
             raise EclipseError(f"{self.out} exists; choose another output")
         if not self.out.parent.is_dir():
             raise EclipseError(
