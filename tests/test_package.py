@@ -71,17 +71,15 @@ def lend(names: Iterable[str], packages: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def installed(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The command ``eclipse`` of two environments with the package and the core alone."""
-    found = {}
-    for kind, wheel in wheels.items():
-        environment = tmp_path_factory.mktemp(kind)
-        venv.create(environment, symlinks=True)
-        (packages,) = (environment / "lib").glob("python*/site-packages")
-        lend(required_by(wheel), packages)
-        succeed(*PIP, "--python", environment / "bin" / "python", "install", "--no-deps", "--no-index", wheel)
-        found[kind] = environment / "bin" / "eclipse"
-    return found
+def python(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment with the package and the core alone."""
+    environment = tmp_path_factory.mktemp("environment")
+    venv.create(environment, symlinks=True)
+    (packages,) = (environment / "lib").glob("python*/site-packages")
+    lend(required_by(wheels["wheel"]), packages)
+    python = environment / "bin" / "python"
+    succeed(*PIP, "--python", python, "install", "--no-deps", "--no-index", wheels["wheel"])
+    return python
 
 
 @pytest.fixture(scope="module")
@@ -105,30 +103,42 @@ def test_the_wheel_is_small_and_holds_the_package_alone(wheels: dict[str, Path])
         assert {name.split("/")[0].split("-")[0] for name in file.namelist()} == {"eclipse", "eclipse_purify"}
 
 
-@pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_the_core_alone_purifies(installed: dict[str, Path], place: Path, tmp_path: Path, kind: str) -> None:
-    assert "purify" in succeed(installed[kind], "--help", cwd=place)
+def test_the_sdist_makes_the_same_wheel(wheels: dict[str, Path]) -> None:
+    def content(wheel: Path) -> dict[str, int]:
+        with zipfile.ZipFile(wheel) as file:
+            return {entry.filename: entry.CRC for entry in file.infolist()}
+
+    assert content(wheels["sdist"]) == content(wheels["wheel"])
+
+
+def test_the_core_alone_purifies(python: Path, place: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    said = succeed(installed[kind], "purify", "images", "--denoiser", "denoiser", "--out", out, cwd=place)
-    assert f"6 images in {out}" in said and len(list(out.rglob("*.png"))) == 6
+    command = [python.with_name("eclipse"), "purify", "images", "--denoiser", "denoiser", "--out", out]
+    assert f"6 images in {out}" in succeed(*command, cwd=place) and len(list(out.rglob("*.png"))) == 6
 
 
-TRAIN = ["train", "images", "--test", "trusted", "--arch", "small", "--out", "run", "--dry-run", "--defense"]
+TRAIN = "train images --test trusted --arch small --out run --dry-run --defense"
+EXTRAS = {
+    "demo": "demo",
+    "purify hf:owner/name --denoiser denoiser --out out": "hub",
+    "denoiser train trusted --preset paper --out out": "paper",
+    f"{TRAIN} op": "defenses",
+    f"{TRAIN} dp-sgd": "defenses",
+}
+EACH = """
+import sys
+from eclipse.cli import main
+for line in sys.argv[1:]:
+    sys.argv = ["eclipse", *line.split()]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 2, line
+"""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "extra"),
-    [
-        (["demo"], "demo"),
-        (["purify", "hf:owner/name", "--denoiser", "denoiser", "--out", "out"], "hub"),
-        (["denoiser", "train", "trusted", "--preset", "paper", "--out", "out"], "paper"),
-        ([*TRAIN, "op"], "defenses"),
-        ([*TRAIN, "dp-sgd"], "defenses"),
-    ],
-)
-def test_what_else_is_needed_names_its_extra(
-    installed: dict[str, Path], place: Path, arguments: list[str], extra: str
-) -> None:
-    ended = run(installed["wheel"], *arguments, cwd=place)
-    assert ended.returncode == 2, ended
-    assert one_sentence(ended.stderr.strip()).endswith(f"not installed: pip install 'eclipse-purify[{extra}]'")
+def test_what_else_is_needed_names_its_extra(python: Path, place: Path) -> None:
+    ended = run(python, "-c", EACH, *EXTRAS, cwd=place)
+    assert ended.returncode == 0, ended
+    for said, extra in zip(ended.stderr.splitlines(), EXTRAS.values(), strict=True):
+        assert one_sentence(said).endswith(f"not installed: pip install 'eclipse-purify[{extra}]'")

@@ -89,17 +89,17 @@ def test_the_embedding_of_a_resnet_is_the_mean_over_places() -> None:
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS.names())
-@pytest.mark.parametrize("num_classes", [2, 100])
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize(("num_classes", "channels"), [(2, 4), (100, 1)])
 def test_every_classifier_has_the_logits_and_channels_that_it_is_asked_for(
     name: str, num_classes: int, channels: int
 ) -> None:
     network = make_classifier(name, num_classes, channels).eval()
     assert isinstance(network, Classifier)
-    x = torch.rand(2, channels, 32, 32)
+    x = torch.rand(1, channels, 32, 32)
     embedding = network.embed(x)
-    assert embedding.shape == (2, network.head.in_features)
-    assert torch.equal(network(x), network.head(embedding)) and network(x).shape == (2, num_classes)
+    assert embedding.shape == (1, network.head.in_features)
+    logits = network(x)
+    assert torch.equal(logits, network.head(embedding)) and logits.shape == (1, num_classes)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS.names())

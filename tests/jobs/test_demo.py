@@ -31,6 +31,11 @@ def small_parts(seed: int = 0) -> Split:
     return Split(labelled(80, seed=1), labelled(50, seed=2), labelled(30, seed=3))
 
 
+@pytest.fixture(scope="module")
+def parts() -> Split:
+    return demo.digits(0)
+
+
 QUICK = demo.Setting(replace(demo.DIGITS.recipe, epochs=1, batch=16), iterations=2)
 
 
@@ -194,8 +199,7 @@ def test_a_split_shares_no_image_and_follows_the_seed() -> None:
     assert demo.split(data, 3).train.ids == parts.train.ids != demo.split(data, 4).train.ids
 
 
-def test_digits_on_photographs_are_labelled_and_drawn_anew_each_time() -> None:
-    parts = demo.digits(0)
+def test_digits_on_photographs_are_labelled_and_drawn_anew_each_time(parts: Split) -> None:
     assert [len(parts.trusted), len(parts.test)] == [200, 450] and len(parts.train) % (1797 - 650) == 0
     assert parts.train.images.shape[1:] == (3, 32, 32) and parts.train.num_classes == 10
     assert parts.train.labels is not None and np.bincount(parts.train.labels).min() > 200
@@ -209,30 +213,23 @@ def test_a_small_set_is_visited_often_enough_to_learn_something() -> None:
     assert QUICK.recipe_for(40) == QUICK.recipe
 
 
+@pytest.mark.usefixtures("tiny_fast")
 def test_a_class_that_only_the_training_part_has_is_no_error(tmp_path: Path) -> None:
-    train = labelled(40, classes=5)
-    demo._victim(train, labelled(20, classes=3), QUICK, seed=0, device="cpu")
+    tell_story(Split(labelled(40, classes=5), labelled(50), labelled(20)), tmp_path / "out", QUICK, attack="urp")
 
 
 # The whole story
 
 
 @pytest.mark.slow
-def test_the_poison_ruins_the_network_and_purification_saves_it(tmp_path: Path, command: Command) -> None:
+def test_the_poison_ruins_the_network_and_purification_saves_it(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, parts: Split
+) -> None:
+    four = [part[np.flatnonzero(part.require_labels("a test") < 4)] for part in (parts.train, parts.test)]
+    monkeypatch.setattr(demo, "digits", lambda seed: Split(four[0], parts.trusted[:100], four[1]))
+    monkeypatch.setattr(demo, "DIGITS", demo.Setting(replace(demo.DIGITS.recipe, epochs=10, batch=32), iterations=100))
     said = command("demo", "--out", tmp_path / "out")
     assert said.code == 0, said
     accuracy = numbers(tmp_path / "out")["accuracy"]
     assert accuracy["clean"] - accuracy["poisoned"] >= 0.30, said.out
     assert accuracy["purified"] - accuracy["poisoned"] > 0.5 * (accuracy["clean"] - accuracy["poisoned"]), said.out
-
-
-@pytest.mark.slow
-def test_the_poison_ruins_networks_on_a_users_folder_too(
-    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_folder(demo.digits(1).train[:2400], tmp_path / "data")
-    monkeypatch.setattr(demo, "OWN_DATA", replace(demo.OWN_DATA, iterations=50))
-    said = command("demo", "--data", tmp_path / "data", "--out", tmp_path / "out")
-    assert said.code == 0, said
-    accuracy = numbers(tmp_path / "out")["accuracy"]
-    assert accuracy["clean"] > 0.5 and accuracy["clean"] - accuracy["poisoned"] >= 0.15, said.out
