@@ -1,6 +1,7 @@
 """One image: from encoded bytes or a raw array to pixels, and back to PNG without loss."""
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -25,6 +26,18 @@ _READABLE = "PNG, JPEG, WebP, BMP, GIF, TIFF and PPM"
 _GRAY_MODES = ("1", "L", "LA", "La")
 _COLOR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+HEAD_BYTES = 64  # of a file, enough to tell an image
+# The beginnings of the formats above, and of others that people call images: these are refused by name. What begins so
+# by chance is text of three letters at most, hence the look at what follows "BM" and "P6".
+_BEGINNING = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]"
+    rb"|BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-6Ff]\s+(?:#|\d+\s+\d+\s)|P7\nWIDTH"
+    rb"|.{4}ftyp(?:avi[fs]|hei[cfmsx]|hev[cmsx]|mif1|msf1|crx )|\0\0\0\x0c(?:jP  |JXL )\r\n\x87\n|\xff\x4f\xff\x51"
+    rb"|8BPS\0[\x01\x02]|qoif.{8}[\x03\x04][\0\x01]|v/1\x01|DDS \x7c\0\0\0|#\?RADIANCE|farbfeld"
+    rb"|\0\0\x01\0[\x01-\x40]\0..[\0-\xff]\0[\0\x01]\0[\x01\x04\x08\x18\x20]\0",
+    re.DOTALL,
+)
 
 # decode() refuses large images itself, below the size at which Pillow would warn on standard error first.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -72,6 +85,11 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
         raise EclipseError(
             f"{name} is a damaged or truncated image ({error}); expected a complete one: replace it or leave it out"
         ) from error
+
+
+def begins_as_image(head: bytes) -> bool:
+    """Whether a file that begins with these ``HEAD_BYTES`` is an image, of a format that can be read or not."""
+    return _BEGINNING.match(head) is not None
 
 
 def from_array(array: Pixels, name: str) -> Picture:

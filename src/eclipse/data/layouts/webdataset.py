@@ -10,9 +10,9 @@ from itertools import islice, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from eclipse.data.layouts.folder import is_image
+from eclipse.data.layouts.folder import is_image, png_path
 from eclipse.data.layouts.tree import carry, top_files
-from eclipse.data.picture import MAX_BYTES
+from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
 from eclipse.data.store import Replacements, Row
 from eclipse.errors import EclipseError
 
@@ -207,22 +207,26 @@ def _samples(tar: tarfile.TarFile, shard: Path) -> Iterator[Sample]:
     waiting: list[tarfile.TarInfo] = []
     for member in _members(tar, shard):
         if waiting and _key(member.name) != _key(waiting[0].name):
-            yield _sample(waiting, shard)
+            yield _sample(tar, waiting, shard)
             waiting = []
         waiting.append(member)
     if waiting:
-        yield _sample(waiting, shard)
+        yield _sample(tar, waiting, shard)
 
 
-def _sample(members: Sequence[tarfile.TarInfo], shard: Path) -> Sample:
-    """Find the image: KEY.jpg goes before KEY.mask.png."""
+def _sample(tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], shard: Path) -> Sample:
+    """Find the image, by name or content: KEY.jpg goes before KEY.mask.png."""
     key = _key(members[0].name)
-    images = [member for member in members if is_image(member.name)]
+    images = [member for member in members if is_image(member.name) or _begins_as_image(tar, member)]
     candidates = [member for member in images if "." not in _extension(member.name)] or images
     if len(candidates) > 1:
         names = " and ".join(member.name for member in candidates)
         raise EclipseError(f"{shard} has two images of one key, {names}; expected one: give them different keys")
     return Sample(key, tuple(members), candidates[0] if candidates else None)
+
+
+def _begins_as_image(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+    return begins_as_image(_content(tar, member, HEAD_BYTES))
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> bytes:
@@ -258,6 +262,8 @@ def _rewrite(shard: Path, target: Path, inside: range, new: Replacements) -> Non
                     continue
             for member in sample.members:
                 if member is sample.image and png is not None:
-                    add_member(out, member.name.rpartition(".")[0] + ".png", png, member)
+                    add_member(
+                        out, png_path(member.name) if is_image(member.name) else f"{sample.key}.png", png, member
+                    )
                 else:
                     add_member(out, member.name, _content(tar, member, member.size), member)
