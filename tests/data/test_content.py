@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from kit.layouts import image_of, png_of
+from kit.layouts import image_of, pack, png_of, put
 from kit.streams import assemble
 from PIL import Image
 
@@ -27,22 +27,6 @@ def encoded(format: str, i: int = 0) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image_of(i)).save(buffer, format)
     return buffer.getvalue()
-
-
-def put(root: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
-
-
-def pack(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
 
 
 def inverted(source: Source, out: Path, format: str | None = None) -> Path:

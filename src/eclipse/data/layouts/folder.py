@@ -8,7 +8,7 @@ from itertools import islice, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from eclipse.data.layouts.tree import folders, place, walk
+from eclipse.data.layouts.tree import folders, place, refuse_splits, walk
 from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
 from eclipse.data.store import Replacements, Row
 from eclipse.errors import EclipseError
@@ -57,12 +57,14 @@ class FolderStore:
         self.root = root
         self._count = 0
         self._odd: set[str] = set()  # images by content alone: what counts as one stays so
-        first_parts: set[str] = set()
+        places: set[str] = set()
         for path in images_in(root):
             self._count += 1
             if not is_image(path):
                 self._odd.add(path)
-            first_parts.add(path.partition("/")[0] if "/" in path else "")
+            places.add(path.rpartition("/")[0])
+        refuse_splits(root, places)
+        first_parts = {place.partition("/")[0] for place in places}
         self.has_labels = bool(first_parts) and "" not in first_parts
         self.class_names = tuple(sorted(first_parts)) if self.has_labels else None
 

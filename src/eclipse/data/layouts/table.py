@@ -26,7 +26,7 @@ from eclipse.data.layouts.columns import (
     with_bytes,
 )
 from eclipse.data.layouts.table_files import ARROW, PARQUET, Codec, readable, write_batches
-from eclipse.data.layouts.tree import carry, top_files
+from eclipse.data.layouts.tree import carry, refuse_split_files, top_files
 from eclipse.data.picture import MAX_BYTES
 from eclipse.data.store import Replacements, Row
 from eclipse.errors import EclipseError, require
@@ -220,7 +220,10 @@ class SavedDataset(TableStore):
 
 def open_parquet(path: Path, columns: Columns) -> TableStore:
     """Open a Parquet file, or a folder whose sorted Parquet files are one data set."""
-    paths = top_files(path, ".parquet") if path.is_dir() else [path]
+    paths = [path]
+    if path.is_dir():
+        paths = top_files(path, ".parquet")
+        refuse_split_files(path, paths)
     return TableStore("parquet", PARQUET, paths, columns, path)
 
 

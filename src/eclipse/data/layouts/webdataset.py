@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from eclipse.data.layouts.folder import is_image, png_path
-from eclipse.data.layouts.tree import carry, top_files
+from eclipse.data.layouts.tree import carry, refuse_split_files, top_files
 from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
 from eclipse.data.store import Replacements, Row
 from eclipse.errors import EclipseError
@@ -105,15 +105,17 @@ class ShardStore:
 def open_webdataset(path: Path) -> ShardStore:
     """Open one tar file, a folder of them, or a range ``shards-{000..004}.tar``."""
     if path.is_dir():
-        return ShardStore(top_files(path, ".tar"), path, is_folder=True)
+        shards = top_files(path, ".tar")
+        refuse_split_files(path, shards)
+        return ShardStore(shards, path, is_folder=True)
     if path.is_file():
         return ShardStore([path], path, is_folder=False)
-    shards = []
+    named = []
     for name in expand_range(str(path)):
         if not Path(name).is_file():
             raise EclipseError(f"no such path: {name!r} (of {str(path)!r}); expected every shard of the range")
-        shards.append(Path(name))
-    return ShardStore(shards, None, is_folder=True)
+        named.append(Path(name))
+    return ShardStore(named, None, is_folder=True)
 
 
 def expand_range(text: str) -> Iterator[str]:
