@@ -1,13 +1,15 @@
 """A folder of images, nested in any way: the first folder is the class, every other file comes along unchanged."""
 
 import os
+import posixpath
 import shutil
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from eclipse.data.layouts.references import check_metadata, is_metadata, mention, rewrite, samples
 from eclipse.data.layouts.tree import folders, place, refuse_splits, walk
 from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
 from eclipse.data.store import Replacements, Row
@@ -22,6 +24,9 @@ IMAGE_SUFFIXES = frozenset((
     ".tga", ".ico", ".psd", ".pcx", ".xbm", ".xpm", ".exr", ".hdr", ".dds", ".dng",
 ))
 # fmt: on
+
+
+_NAMES = 100_000  # of images, looked for in other files
 
 
 def is_image(path: str) -> bool:
@@ -94,21 +99,51 @@ class FolderStore:
         """Nothing: the other files belong to the folder and not to a row."""
         return repeat({}, stop - start)
 
+    def beside(self) -> Iterator[str]:
+        """The files that are no images."""
+        return (path for path in walk(self.root) if not self._is_image(path))
+
     def files(self) -> Iterator[tuple[str, Path]]:
         """Name every file, since the other files are part of the output too."""
         return ((path, self.root / path) for path in walk(self.root))
 
     def write(self, target: Path, span: range, new: Replacements) -> None:
-        """Write the new images beside copies of all other files."""
+        """Write the new images beside copies of all other files; metadata files get the new names."""
         row = 0
+        metadata: list[str] = []
         for path in walk(self.root):
             if not self._is_image(path):
-                shutil.copyfile(self.root / path, place(target, path))
+                if is_metadata(path):
+                    metadata.append(path)
+                else:
+                    shutil.copyfile(self.root / path, place(target, path))
                 continue
             png = new.take(path) if row in span else None
             if png is not None:
                 place(target, png_path(path)).write_bytes(png)
             row += 1
+        for path in metadata:  # when it is clear which images are left out
+            rewrite(self.root / path, place(target, path), partial(self._new_name, target, path.rpartition("/")[0]))
+
+    def _new_name(self, target: Path, folder: str, name: str) -> str | None:
+        """What an image that is named in a folder of the set is called now; see `references.NewName`."""
+        path = posixpath.normpath(posixpath.join(folder, name))
+        inside = not path.startswith(("/", ".."))
+        if not inside or not self._is_image(path) or not os.path.isfile(self.root / path):
+            return name
+        return png_path(name) if (target / png_path(path)).is_file() else None
+
+    def outdated(self) -> Iterator[str]:
+        """The other files that name images by names that change, as far as they are looked into."""
+        changed = (path.rpartition("/")[2] for path in self.images() if png_path(path) != path)
+        names = frozenset(name.encode() for name in islice(changed, _NAMES))
+        others = (path for path in self.beside() if not is_metadata(path))
+        return (path for path in samples(others) if names and mention(self.root / path, names))
+
+    def check_metadata(self) -> None:
+        """Refuse a metadata file whose names cannot be written anew."""
+        for path in filter(is_metadata, self.beside()):
+            check_metadata(self.root / path)
 
     def check_names(self) -> None:
         """Refuse two images that would become the same PNG."""

@@ -3,6 +3,7 @@
 import io
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from eclipse.data.layouts.folder import is_image, png_path
-from eclipse.data.layouts.tree import carry, refuse_split_files, top_files
+from eclipse.data.layouts.tree import carry, refuse_split_files, top_files, walk
 from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
 from eclipse.data.store import Replacements, Row
 from eclipse.errors import EclipseError
@@ -89,6 +90,18 @@ class ShardStore:
         """Nothing: the other members are files, not columns."""
         return repeat({}, stop - start)
 
+    def beside(self) -> Iterator[str]:
+        """The endings of the members that are neither image nor class, and the other files of the folder."""
+        counts: Counter[str] = Counter()
+        for shard in self._shards:
+            with _opened(shard) as tar:
+                for sample in _samples(tar, shard):
+                    counts.update(_kind(m.name) for m in sample.members if m not in (sample.image, sample.label))
+        yield from (f"{kind} ({count:,})" for kind, count in sorted(counts.items()))
+        if self.root is not None and self.is_folder:
+            known = {shard.name for shard in self._shards} | {NAMES_FILE}
+            yield from (path for path in walk(self.root) if path not in known)
+
     def files(self) -> Iterator[tuple[str, Path]]:
         """Name the shards."""
         return ((shard.name, shard) for shard in self._shards)
@@ -141,6 +154,12 @@ def add_member(tar: tarfile.TarFile, name: str, data: bytes, like: tarfile.TarIn
 
 def _extension(name: str) -> str:
     return PurePosixPath(name).name.partition(".")[2].lower()
+
+
+def _kind(name: str) -> str:
+    """The members of one ending, in words."""
+    ending = _extension(name)
+    return f"KEY.{ending}" if ending else "KEY"
 
 
 def _key(name: str) -> str:
