@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from eclipse.data.picture import Picture, Pixels, decode, encode_png, from_array
 from eclipse.errors import EclipseError
@@ -199,3 +199,177 @@ def test_damaged_images_never_raise_anything_else(rng: np.random.Generator, pixe
 def test_raw_pixels_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(EclipseError, match="row 3 is uint8 of shape"):
         from_array(np.zeros(shape, np.uint8), "row 3")
+
+
+# ---- what would be lost without a word
+
+
+def png_of_rows(depth: int, color_type: int, rows: list[bytes], extra: bytes = b"", after: bytes = b"") -> bytes:
+    """A PNG with further chunks before and after its pixels."""
+    width = 8 * len(rows[0]) // depth // {0: 1, 2: 3, 3: 1}[color_type]
+    header = struct.pack(">IIBBBBB", width, len(rows), depth, color_type, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", body) + after + chunk(b"IEND", b"")
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def tiff(array: Pixels, extra: list[int], sign: int = 1) -> bytes:
+    """An uncompressed TIFF with bands of 8 bits, the kinds of those beyond its colors, and their kind of number."""
+    height, width, bands = array.shape
+    tags = [(256, [width]), (257, [height]), (258, [8] * bands), (259, [1]), (262, [2 if bands > 2 else 1]), (273, [8])]
+    tags += [(277, [bands]), (278, [height]), (279, [array.size]), (284, [1])]
+    tags += [(338, extra)] if extra else []
+    tags += [(339, [sign] * bands)] if sign != 1 else []
+    tail, entries, base = b"", b"", 8 + array.size + 2 + 12 * len(tags) + 4
+    for tag, values in tags:
+        raw = struct.pack(f"<{len(values)}H", *values)
+        place = raw.ljust(4, b"\0") if len(raw) <= 4 else struct.pack("<I", base + len(tail))
+        entries += struct.pack("<HHI", tag, 3, len(values)) + place
+        tail += raw if len(raw) > 4 else b""
+    head = b"II*\0" + struct.pack("<I", 8 + array.size) + array.tobytes()
+    return head + struct.pack("<H", len(tags)) + entries + bytes(4) + tail
+
+
+@pytest.mark.parametrize(
+    ("bands", "extra"), [(5, [0, 0]), (5, [1, 0]), (5, [2, 0]), (4, [0]), (6, [2, 0, 0]), (2, [0]), (5, [0])]
+)
+def test_bands_of_a_tiff_that_would_be_lost_are_refused_by_name(
+    bands: int, extra: list[int], rng: np.random.Generator
+) -> None:
+    with pytest.raises(EclipseError, match=r"^field\.tif "):
+        decode(tiff(rng.integers(0, 256, (6, 5, bands), dtype=np.uint8), extra), "field.tif")
+
+
+@pytest.mark.parametrize(("bands", "extra"), [(1, []), (3, []), (4, [2]), (2, [2])])
+def test_bands_of_a_tiff_that_are_known_are_read_exactly(
+    bands: int, extra: list[int], rng: np.random.Generator
+) -> None:
+    array = rng.integers(0, 256, (6, 5, bands), dtype=np.uint8)
+    picture = decode(tiff(array, extra), "x")
+    assert np.array_equal(picture.rgb[0], array[..., 0]) and picture.gray == (bands < 3)
+    assert picture.alpha is None if not extra else np.array_equal(picture.alpha, array[..., -1])
+
+
+def test_signed_values_are_refused_by_name(rng: np.random.Generator) -> None:
+    with pytest.raises(EclipseError, match=r"^field\.tif "):
+        decode(tiff(rng.integers(0, 256, (6, 5, 1), dtype=np.uint8), [], sign=2), "field.tif")
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "values"),
+    [
+        (1, b"\x5a", [0, 1, 0, 1, 1, 0, 1, 0]),
+        (2, b"\x1b", [0, 1, 2, 3]),
+        (4, b"\x0e", [0, 14]),
+        (8, b"\x07\x80", [7, 128]),
+    ],
+)
+def test_a_transparent_gray_is_scaled_as_the_pixels_are(depth: int, row: bytes, values: list[int]) -> None:
+    high = 0 if depth == 1 else 0x0100  # of which nothing counts; Pillow itself looks at it where the depth is 1
+    for key in values:
+        picture = decode(png_of_rows(depth, 0, [row], chunk(b"tRNS", struct.pack(">H", key | high))), "x")
+        assert picture.alpha is not None
+        assert picture.alpha[0].tolist() == [0 if value == key else 255 for value in values]
+        assert picture.rgb[0, 0].tolist() == [value * 255 // (2**depth - 1) for value in values]
+
+
+def test_a_transparent_color_and_a_palette_with_several_alphas_are_exact() -> None:
+    key = chunk(b"tRNS", struct.pack(">HHH", 1, 2, 0x0103))
+    alpha = decode(png_of_rows(8, 2, [bytes([1, 2, 3, 3, 2, 1])], key), "x").alpha
+    assert alpha is not None and alpha.tolist() == [[0, 255]]
+    palette = chunk(b"PLTE", bytes(range(12))) + chunk(b"tRNS", bytes([10, 0, 200]))
+    picture = decode(png_of_rows(2, 3, [b"\x1b"], palette), "x")
+    assert picture.alpha is not None and picture.alpha.tolist() == [[10, 0, 200, 255]]
+    assert picture.rgb[0].tolist() == [[0, 3, 6, 9]]
+
+
+needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
+
+
+@needs_avif
+def test_avif_is_read_where_pillow_can(pixels: Pixels) -> None:
+    picture = decode(saved(Image.fromarray(pixels), "AVIF", quality=100, subsampling="4:4:4"), "x")
+    assert picture.rgb.shape == (3, 5, 7) and np.abs(picture.rgb.transpose(1, 2, 0).astype(int) - pixels).max() < 12
+
+
+@needs_avif
+def test_avif_of_more_than_8_bits_is_refused_by_name(pixels: Pixels) -> None:
+    data = bytearray(saved(Image.fromarray(pixels), "AVIF"))
+    data[data.index(b"av1C") + 6] |= 0x40
+    depths = data.index(b"pixi") + 9
+    data[depths : depths + 3] = b"\x0a\x0a\x0a"
+    with pytest.raises(EclipseError, match=r"scan\.avif has more than 8 bits a channel"):
+        decode(bytes(data), "scan.avif")
+
+
+# ---- damaged metadata around whole pixels
+
+
+def broken(kind: bytes, data: bytes) -> bytes:
+    """A chunk with a wrong sum."""
+    return chunk(kind, data)[:-4] + b"\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(2**21))),
+        chunk(b"iCCP", b"icc\0\0not compressed"),
+        chunk(b"iCCP", b""),
+        chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(2**21))),
+        chunk(b"iTXt", b"key\0\1\0\0\0" + zlib.compress(bytes(2**21))),
+        chunk(b"eXIf", b"garbage"),
+        chunk(b"eXIf", b"II*\0\xff\xff\xff\xff"),
+        chunk(b"gAMA", b""),
+        chunk(b"pHYs", b"1"),
+        chunk(b"cHRM", b"12"),
+        broken(b"tEXt", b"key\0value"),
+        broken(b"iCCP", b"icc\0\0"),
+    ],
+)
+def test_a_png_is_read_whatever_its_metadata_are(extra: bytes) -> None:
+    rows = [bytes([1, 2, 3, 3, 2, 1])] * 2
+    key = chunk(b"tRNS", struct.pack(">HHH", 1, 2, 3))
+    expected = decode(png_of_rows(8, 2, rows, key), "x")
+    for data in (png_of_rows(8, 2, rows, key + extra), png_of_rows(8, 2, rows, key, extra)):
+        picture = decode(data, "x")
+        assert np.array_equal(picture.rgb, expected.rgb) and picture.alpha is not None and not picture.alpha[0, 0]
+
+
+def test_damage_of_the_pixels_is_still_damage() -> None:
+    data = png_of_rows(8, 0, [bytes(range(8))], chunk(b"iCCP", b""))
+    with pytest.raises(EclipseError, match="x is a damaged or truncated image"):
+        decode(data.replace(data[data.index(b"IDAT") + 8 : data.index(b"IEND") - 8], b"\xff" * 4), "x")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow comments on what it skips
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "exif",
+    [b"garbage", b"II*\0\x08\0\0\0\x05\0\x12\x01", b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0", b""],
+)
+def test_an_image_is_read_whatever_its_exif_data_are(format: str, exif: bytes, pixels: Pixels) -> None:
+    data = saved(Image.fromarray(pixels), format, exif=b"Exif\0\0" + exif)
+    plain = saved(Image.fromarray(pixels), format)
+    assert np.array_equal(decode(data, "x").rgb, decode(plain, "x").rgb)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_turned_image_is_turned_though_other_exif_data_are_damaged(pixels: Pixels) -> None:
+    orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    damaged = struct.pack("<HHII", 0x8825, 4, 1, 0xFFFF) + struct.pack("<HHII", 0x9286, 2, 9, 0xFFFFFF)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 3) + orientation + damaged + bytes(4)
+    assert decode(saved(Image.fromarray(pixels), "PNG", exif=exif), "x").rgb.shape == (3, 7, 5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("marker", [0xE1, 0xE2, 0xED, 0xFE])
+def test_a_jpeg_is_read_whatever_stands_in_its_segments(marker: int, pixels: Pixels, rng: np.random.Generator) -> None:
+    plain = saved(Image.fromarray(pixels), "JPEG")
+    for start in (b"", b"Exif\0\0II*\0", b"ICC_PROFILE\0\1", b"MPF\0II*\0\x08\0\0\0", b"Photoshop 3.0\x008BIM\4\4"):
+        content = start + rng.integers(0, 256, 30, dtype=np.uint8).tobytes()
+        segment = bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+        assert np.array_equal(decode(plain[:2] + segment + plain[2:], "x").rgb, decode(plain, "x").rgb)

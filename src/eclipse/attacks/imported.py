@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eclipse.data.layouts.folder import is_image, png_path
+from eclipse.data.layouts.folder import FolderStore, png_path
 from eclipse.data.layouts.npz import array_headers, load_array
 from eclipse.data.picture import Picture, Pixels, size_in_words
 from eclipse.data.pixels import add
@@ -151,8 +152,8 @@ def _order(clean: Source, poisoned: Source) -> list[int] | None:
 
 def _image_names(folder: Source) -> list[str]:
     """The names of the images in a folder, in the order of its rows."""
-    names = [path for path, _ in folder.store.files() if is_image(path)]
-    return names[folder.span.start : folder.span.stop]
+    assert isinstance(folder.store, FolderStore)
+    return list(islice(folder.store.images(), folder.span.start, folder.span.stop))
 
 
 def _by_number(clean: Source, poisoned: Source, names: list[str]) -> list[int]:

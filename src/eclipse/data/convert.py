@@ -122,10 +122,7 @@ def to_parquet(source: Source, target: Path, new: Replacements) -> None:
         source.store.write_table(PARQUET, target, source.span, new)
         return
     schema = image_schema(source.class_names, source.has_labels)
-    rows = (
-        (row.label, png, png_path(row.id) if is_image(row.id) else f"{row.id}.png")
-        for row, png, _ in renewed(source, new)
-    )
+    rows = ((row.label, png, png_path(row.id)) for row, png, _ in renewed(source, new))
     batches = iter(lambda: list(islice(rows, _BATCH_ROWS)), [])
     write_batches(PARQUET, target, schema, "image", (image_batch(schema, batch) for batch in batches))
 

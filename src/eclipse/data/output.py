@@ -3,12 +3,15 @@
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import filterfalse, islice
 from pathlib import Path
+from typing import Any
 
 from eclipse.data.convert import class_folders, to_folder, to_npz, to_parquet, to_webdataset
 from eclipse.data.layouts.folder import FolderStore
+from eclipse.data.layouts.references import is_metadata
 from eclipse.data.store import Replacements, Source
 from eclipse.errors import EclipseError, unknown
 
@@ -20,6 +23,7 @@ FORMATS: dict[str, Callable[[Source, Path, Replacements], None]] = {
 }
 _FOLDER_FORMATS = ("folder", "webdataset")
 _ENDINGS = {".parquet": "parquet", ".npz": "npz", ".tar": "webdataset"}
+_MOST_NAMES, _SHOWN_NAMES = 100, 8  # in the manifest, and in a note
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -43,6 +47,48 @@ def check_output(source: Source, out: Path, format: str | None = None) -> None:
         raise EclipseError(f"{out} exists already; expected a new path: choose another one or remove it")
     _check_ending(source, out, format)
     _check_content(source, format)
+
+
+def describe_rest(source: Source, format: str | None) -> tuple[Mapping[str, Any], list[str]]:
+    """Tell what becomes of all that is neither image nor label nor column: entries of the manifest, and notes."""
+    keeps = _keeps_layout(source, format)
+    rest, shown = _listed(_rest(source, format))
+    if not rest["count"]:
+        return {}, []
+    if not keeps:
+        return {"left behind": rest}, [f"the format {format or 'parquet'} has no place for {shown}: left out"]
+    told = {"copied along": rest}
+    notes = [
+        f"copied as they are, and not purified: {shown}; what they tell of names, sizes, offsets or check sums of the "
+        "images is that of the old ones"
+    ]
+    outdated, shown = _listed(source.store.outdated() if isinstance(source.store, FolderStore) else iter(()))
+    if outdated["count"]:
+        told["outdated"] = outdated
+        notes.append(f"images are named with endings that become .png in {shown}: write these anew for the new images")
+    return told, notes
+
+
+def _listed(names: Iterator[str]) -> tuple[Mapping[str, Any], str]:
+    """The number of names and the first of them, for the manifest and in words."""
+    first = list(islice(names, _MOST_NAMES))
+    count = len(first) + sum(1 for _ in names)
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in first[:_SHOWN_NAMES])
+    return {"count": count, "names": first}, shown + (
+        f" and {count - _SHOWN_NAMES:,} more" if count > _SHOWN_NAMES else ""
+    )
+
+
+def _rest(source: Source, format: str | None) -> Iterator[str]:
+    rest = source.store.beside()
+    yield from filterfalse(is_metadata, rest) if _keeps_layout(source, format) and source.layout == "folder" else rest
+    if source.layout in ("parquet", "arrow", "hub") and format not in (None, "parquet", source.layout):
+        from eclipse.data.layouts.table import TableStore
+
+        assert isinstance(source.store, TableStore)
+        yield from source.store.own_metadata
+    if format == "npz" and source.layout in ("folder", "webdataset"):
+        yield "names of the images"
 
 
 def check_apart(out: Path, other: Source, what: str) -> None:
@@ -128,6 +174,8 @@ def _check_ending(source: Source, out: Path, format: str | None) -> None:
 def _check_content(source: Source, format: str | None) -> None:
     if isinstance(source.store, FolderStore) and format in (None, "folder", "webdataset"):
         source.store.check_names()
+        if format != "webdataset":
+            source.store.check_metadata()
     if _keeps_layout(source, format) or format in (None, "parquet"):
         return
     if format == "folder":

@@ -1,6 +1,7 @@
 """One image: from encoded bytes or a raw array to pixels, and back to PNG without loss."""
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from eclipse.data.pixels import gray, to_color
 from eclipse.errors import EclipseError
@@ -20,11 +21,28 @@ MAX_PIXELS = 2**26  # 8192 x 8192; larger ones are decompression bombs or belong
 MAX_BYTES = 2**28  # of one encoded image
 
 # Only formats that hold 8-bit still images and whose decoders run no other program (EPS runs Ghostscript).
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_READABLE = "PNG, JPEG, WebP, BMP, GIF, TIFF and PPM"
+_HAS_AVIF = "avif" in features.modules and features.check("avif")  # a matter of Pillow's version and how it was built
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if _HAS_AVIF else ()))
+_READABLE = f"PNG, JPEG, WebP, {'AVIF, ' if _HAS_AVIF else ''}BMP, GIF, TIFF and PPM"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_DEEP_AVIF = re.compile(
+    rb"av1C\x81.[\x40-\x7f\xc0-\xff]", re.DOTALL
+)  # the bit "high bit depth" of the codec's settings
 _GRAY_MODES = ("1", "L", "LA", "La")
 _COLOR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+HEAD_BYTES = 64  # of a file, enough to tell an image
+# The beginnings of the formats above, and of others that people call images: these are refused by name. What begins so
+# by chance is text of three letters at most, hence the look at what follows "BM" and "P6".
+_BEGINNING = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]"
+    rb"|BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-6Ff]\s+(?:#|\d+\s+\d+\s)|P7\nWIDTH"
+    rb"|.{4}ftyp(?:avi[fs]|hei[cfmsx]|hev[cmsx]|mif1|msf1|crx )|\0\0\0\x0c(?:jP  |JXL )\r\n\x87\n|\xff\x4f\xff\x51"
+    rb"|8BPS\0[\x01\x02]|qoif.{8}[\x03\x04][\0\x01]|v/1\x01|DDS \x7c\0\0\0|#\?RADIANCE|farbfeld"
+    rb"|\0\0\x01\0[\x01-\x40]\0..[\0-\xff]\0[\0\x01]\0[\x01\x04\x08\x18\x20]\0",
+    re.DOTALL,
+)
 
 # decode() refuses large images itself, below the size at which Pillow would warn on standard error first.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -48,20 +66,27 @@ class Picture:
 def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode one image as it is to be looked at: EXIF orientation is applied to the pixels.
 
-    Palettes and CMYK become RGB, transparency becomes alpha. Color profiles are ignored, as training code does.
+    Palettes and CMYK become RGB, transparency becomes alpha. Color profiles are ignored, as training code does, and so
+    are metadata that are damaged or huge.
 
     Raises:
         EclipseError: names the image when it is no image, truncated, larger than ``max_pixels``, animated, or of more
-            than 8 bits a channel (which 8-bit processing would silently coarsen).
+            than 8 bits a channel or other bands than colors and alpha (which would silently be lost).
     """
     if not data:
         raise EclipseError(f"{name} holds no bytes; expected an encoded image")
     if len(data) > MAX_BYTES:
         raise EclipseError(f"{name} has more than {MAX_BYTES >> 20} MiB; expected an image that fits into memory")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _refuse_unfit(image, data, name, max_pixels)
-            return _from_pillow(ImageOps.exif_transpose(image))
+        try:
+            return _decoded(data, name, max_pixels)
+        except EclipseError:
+            raise
+        except Exception:  # as below; the pixels may be whole where metadata are not
+            bare = _without_metadata(data)
+            if bare is None:
+                raise
+            return _decoded(bare, name, max_pixels)
     except EclipseError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -72,6 +97,64 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
         raise EclipseError(
             f"{name} is a damaged or truncated image ({error}); expected a complete one: replace it or leave it out"
         ) from error
+
+
+def _decoded(data: bytes, name: str, max_pixels: int) -> Picture:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        _refuse_unfit(image, data, name, max_pixels)
+        image.load()
+        if image.format == "PNG" and "transparency" in image.info:
+            _scale_transparency(image, data[24])
+        return _from_pillow(_upright(image))
+
+
+def _without_metadata(data: bytes) -> bytes | None:
+    """A PNG without the chunks that say nothing of its pixels, where it has any."""
+    if not data.startswith(_PNG):
+        return None
+    kept, place = [_PNG], len(_PNG)
+    while place < len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        kind, end = data[place + 4 : place + 8], place + 12 + size
+        if kind[:1].isupper() or kind in (b"tRNS", b"acTL"):  # critical, transparency, animation
+            kept.append(data[place:end])
+        place = end
+    bare = b"".join(kept)
+    return bare if len(bare) < len(data) else None
+
+
+def _scale_transparency(image: Image.Image, depth: int) -> None:
+    """Scale the transparent gray of a PNG of ``depth`` bits as its pixels are; of all values the low bits count."""
+    key, most = image.info["transparency"], (1 << depth) - 1
+    if image.mode in ("1", "L") and isinstance(key, int):
+        image.info["transparency"] = (key & most) * (255 // most)
+    elif image.mode == "RGB" and isinstance(key, tuple):
+        image.info["transparency"] = tuple(value & most for value in key)
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; ``ImageOps.exif_transpose`` writes the other metadata anew, and fails with them."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF data; Pillow raises almost anything
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def begins_as_image(head: bytes) -> bool:
+    """Whether a file that begins with these ``HEAD_BYTES`` is an image, of a format that can be read or not."""
+    return _BEGINNING.match(head) is not None
 
 
 def from_array(array: Pixels, name: str) -> Picture:
@@ -118,7 +201,7 @@ def encode_png(picture: Picture) -> bytes:
     color_type = (0, 4, 2, 6)[channels - 1]
     header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
     body = zlib.compress(filtered.data, 1)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+    return _PNG + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -137,6 +220,11 @@ def _refuse_unfit(image: Image.Image, data: bytes, name: str, max_pixels: int) -
         raise EclipseError(
             f"{name} has color mode {image.mode}; expected gray, RGB or CMYK: convert it or leave it out"
         )
+    if image.format == "TIFF" and not _is_complete(image):
+        raise EclipseError(
+            f"{name} has other bands than its colors and an alpha channel, or signed values; expected gray, RGB or "
+            "CMYK: save the others apart or leave it out"
+        )
     # An MPO is a photograph with previews, as many phones write them: its first frame is the photograph.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise EclipseError(
@@ -152,7 +240,14 @@ def _is_deep(image: Image.Image, data: bytes) -> bool:
         return bool(max(image.tag_v2.get(258, (1,))) > 8)  # type: ignore[attr-defined]  # BitsPerSample
     if image.format == "PPM":
         return any(tile.codec_name.startswith("ppm") and tile.args[1] > 255 for tile in image.tile)  # type: ignore[attr-defined]
-    return False
+    return image.format == "AVIF" and _DEEP_AVIF.search(data) is not None
+
+
+def _is_complete(image: Image.Image) -> bool:
+    """Whether Pillow reads all bands of a TIFF, and takes none for alpha that is something else."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    bands, extra, signs = tags.get(277, 1), tags.get(338, ()), tags.get(339, (1,))
+    return bands == len(image.getbands()) and 0 not in extra and all(sign in (1, 4) for sign in signs)
 
 
 def _too_large(name: str, size: str, max_pixels: int) -> str:

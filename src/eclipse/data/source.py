@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 
 from eclipse.data.imageset import ImageSet
-from eclipse.data.layouts.tree import walk
 from eclipse.data.picture import Pixels, size_in_words
 from eclipse.data.store import Source, Store
 from eclipse.errors import EclipseError
@@ -156,9 +155,9 @@ def _layout_of_folder(path: Path) -> str:
 
 
 def _has_images(path: Path) -> bool:
-    from eclipse.data.layouts.folder import is_image
+    from eclipse.data.layouts.folder import images_in
 
-    return any(map(is_image, walk(path)))
+    return any(True for _ in images_in(path))
 
 
 def _layout_of_file(path: Path) -> str:

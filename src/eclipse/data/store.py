@@ -96,6 +96,9 @@ class Store(Protocol):
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
         """Stream what these rows hold besides image and label, as columns of a table."""
 
+    def beside(self) -> Iterator[str]:
+        """Name what is neither image nor label nor other column; `write` takes it along as it is."""
+
     def files(self) -> Iterator[tuple[str, Path]]:
         """Name every file that the rows come from."""
 

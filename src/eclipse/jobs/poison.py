@@ -20,7 +20,7 @@ from eclipse.classifiers.pgd import scaled_radius
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.changes import Sizes, Spread, length_in_words
 from eclipse.data.imageset import ImageSet
-from eclipse.data.output import check_apart, check_output, write_output
+from eclipse.data.output import check_apart, check_output, describe_rest, write_output
 from eclipse.data.picture import encode_png, repainted
 from eclipse.data.source import load_imageset, open_source
 from eclipse.data.store import Source
@@ -68,6 +68,10 @@ class Poison(Job):
         """Refuse a place where the data set could not be written."""
         check_output(self.source, self.out, self.format)
 
+    def notes(self) -> list[str]:
+        """What becomes of what is no image."""
+        return describe_rest(self.source, self.format)[1]
+
     @property
     @abstractmethod
     def bound(self) -> tuple[str, float | None, int]:
@@ -102,6 +106,7 @@ class Poison(Job):
                 "poisoned": len(sizes.values),
                 "changed": int((sizes.values > 0).sum()),
             },
+            **describe_rest(self.source, self.format)[0],
             "output fingerprint": made,
         }
 
@@ -189,7 +194,10 @@ class Craft(Poison):
         return None if self._cost is None else self._cost.describe()
 
     def notes(self) -> list[str]:
-        """What the scale means, where there are two that differ."""
+        """What becomes of what is no image, and what the scale means, where there are two that differ."""
+        return super().notes() + self._notes_of_scale()
+
+    def _notes_of_scale(self) -> list[str]:
         if not self.attack.small:
             return []
         if self.scale == "small":

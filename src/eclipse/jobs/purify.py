@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device
-from eclipse.data.output import check_apart, check_output, write_output
+from eclipse.data.output import check_apart, check_output, describe_rest, write_output
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
@@ -108,13 +108,15 @@ class Purify(Job):
         check_output(self.source, self.out, self.format)
 
     def notes(self) -> list[str]:
-        """Whether there are more trusted images than the method needs."""
+        """What becomes of what is no image, and whether there are more trusted images than the method needs."""
+        _, notes = describe_rest(self.source, self.format)
         if self.trusted is None or len(self.trusted) <= SPARSE * len(self.source):
-            return []
+            return notes
         share = len(self.trusted) / len(self.source)
         return [
+            *notes,
             f"{len(self.trusted)} trusted images are {share:.0%} of the {len(self.source)} to purify; "
-            f"{SPARSE:.0%} are enough for the method, and more did not help in the paper"
+            f"{SPARSE:.0%} are enough for the method, and more did not help in the paper",
         ]
 
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
@@ -138,6 +140,7 @@ class Purify(Job):
             "seconds": {"denoiser": round(trained - began, 2), "purification": round(time.monotonic() - trained, 2)},
             "counts": {"input": len(self.source), "purified": purified, "skipped": len(skipped)},
             "skipped": dict(skipped.values()),
+            **describe_rest(self.source, self.format)[0],
             "output fingerprint": made,
             "denoiser": {"fingerprint": fingerprint, "trained": dict(denoiser.config.trained)},
         }

@@ -30,6 +30,9 @@ class ArrayFile:
     def others(self, start: int, stop: int):  # further columns of a table
         return repeat({}, stop - start)
 
+    def beside(self):  # what else there is, in words
+        return iter(())
+
     def files(self):
         return iter([(self.root.name, self.root)])
 

@@ -27,7 +27,7 @@ from eclipse.data.layouts.pickles import (
     write_string,
     write_value,
 )
-from eclipse.data.layouts.tree import carry, top_files
+from eclipse.data.layouts.tree import carry, top_files, walk
 from eclipse.data.picture import Pixels, decode, planes
 from eclipse.data.store import Replacements, Row
 from eclipse.errors import EclipseError
@@ -148,6 +148,14 @@ class CifarStore:
         """Nothing: other entries stay in their batch."""
         return repeat({}, stop - start)
 
+    def beside(self) -> Iterator[str]:
+        """The other entries of the batches, and the other files of the folder."""
+        entries = {name: None for batch in self._batches for name in batch.entries if name not in ("data", *_LABELS)}
+        yield from (f"entry {name!r}" for name in entries)
+        if self.is_folder:
+            known = {batch.path.name for batch in self._batches} | {name for name, _ in _NAME_FILES}
+            yield from (path for path in walk(self.root) if path not in known)
+
     def files(self) -> Iterator[tuple[str, Path]]:
         """Name the batches."""
         return ((batch.path.name, batch.path) for batch in self._batches)
@@ -197,6 +205,10 @@ class EclipseStore:
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
         """Nothing."""
         return repeat({}, stop - start)
+
+    def beside(self) -> Iterator[str]:
+        """Nothing."""
+        return iter(())
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Name the pickle."""

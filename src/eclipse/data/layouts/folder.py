@@ -1,15 +1,17 @@
 """A folder of images, nested in any way: the first folder is the class, every other file comes along unchanged."""
 
 import os
+import posixpath
 import shutil
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from eclipse.data.layouts.tree import folders, place, walk
-from eclipse.data.picture import MAX_BYTES
+from eclipse.data.layouts.references import check_metadata, is_metadata, mention, rewrite, samples
+from eclipse.data.layouts.tree import folders, place, refuse_splits, walk
+from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
 from eclipse.data.store import Replacements, Row
 from eclipse.errors import EclipseError
 
@@ -24,14 +26,30 @@ IMAGE_SUFFIXES = frozenset((
 # fmt: on
 
 
+_NAMES = 100_000  # of images, looked for in other files
+
+
 def is_image(path: str) -> bool:
-    """Whether a file counts as an image, by the ending of its name."""
+    """Whether a file is named like an image; ``images_in`` looks into those that are not."""
     return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def png_path(path: str) -> str:
-    """The path of the PNG that takes the place of an image."""
-    return str(PurePosixPath(path).with_suffix(".png"))
+    """The path of the PNG that takes the place of an image: with another ending, or with one more."""
+    return str(PurePosixPath(path).with_suffix(".png")) if is_image(path) else path + ".png"
+
+
+def images_in(root: Path) -> Iterator[str]:
+    """Yield the path below root of every file that is an image by its name or by its first bytes."""
+    return (path for path in walk(root) if is_image(path) or _begins_as_image(root / path))
+
+
+def _begins_as_image(path: Path) -> bool:
+    file = os.open(path, os.O_RDONLY)  # three times as fast as open(), for folders with a caption to each image
+    try:
+        return begins_as_image(os.read(file, HEAD_BYTES))
+    finally:
+        os.close(file)
 
 
 class FolderStore:
@@ -43,18 +61,27 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._count = 0
-        first_parts: set[str] = set()
-        for path in self._images():
+        self._odd: set[str] = set()  # images by content alone: what counts as one stays so
+        places: set[str] = set()
+        for path in images_in(root):
             self._count += 1
-            first_parts.add(path.partition("/")[0] if "/" in path else "")
+            if not is_image(path):
+                self._odd.add(path)
+            places.add(path.rpartition("/")[0])
+        refuse_splits(root, places)
+        first_parts = {place.partition("/")[0] for place in places}
         self.has_labels = bool(first_parts) and "" not in first_parts
         self.class_names = tuple(sorted(first_parts)) if self.has_labels else None
 
     def __len__(self) -> int:
         return self._count
 
-    def _images(self) -> Iterator[str]:
-        return filter(is_image, walk(self.root))
+    def _is_image(self, path: str) -> bool:
+        return is_image(path) or path in self._odd
+
+    def images(self) -> Iterator[str]:
+        """The ids of all rows."""
+        return filter(self._is_image, walk(self.root))
 
     @cached_property
     def _labels(self) -> dict[str, int]:
@@ -62,7 +89,7 @@ class FolderStore:
 
     def read(self, start: int, stop: int) -> Iterator[Row]:
         """Stream the images of the folder in the order of `tree.walk`."""
-        for path in islice(self._images(), start, stop):
+        for path in islice(self.images(), start, stop):
             label = self._labels.get(path.partition("/")[0])
             with open(self.root / path, "rb") as file:
                 data = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES + 1))
@@ -72,27 +99,57 @@ class FolderStore:
         """Nothing: the other files belong to the folder and not to a row."""
         return repeat({}, stop - start)
 
+    def beside(self) -> Iterator[str]:
+        """The files that are no images."""
+        return (path for path in walk(self.root) if not self._is_image(path))
+
     def files(self) -> Iterator[tuple[str, Path]]:
         """Name every file, since the other files are part of the output too."""
         return ((path, self.root / path) for path in walk(self.root))
 
     def write(self, target: Path, span: range, new: Replacements) -> None:
-        """Write the new images beside copies of all other files."""
+        """Write the new images beside copies of all other files; metadata files get the new names."""
         row = 0
+        metadata: list[str] = []
         for path in walk(self.root):
-            if not is_image(path):
-                shutil.copyfile(self.root / path, place(target, path))
+            if not self._is_image(path):
+                if is_metadata(path):
+                    metadata.append(path)
+                else:
+                    shutil.copyfile(self.root / path, place(target, path))
                 continue
             png = new.take(path) if row in span else None
             if png is not None:
                 place(target, png_path(path)).write_bytes(png)
             row += 1
+        for path in metadata:  # when it is clear which images are left out
+            rewrite(self.root / path, place(target, path), partial(self._new_name, target, path.rpartition("/")[0]))
+
+    def _new_name(self, target: Path, folder: str, name: str) -> str | None:
+        """What an image that is named in a folder of the set is called now; see `references.NewName`."""
+        path = posixpath.normpath(posixpath.join(folder, name))
+        inside = not path.startswith(("/", ".."))
+        if not inside or not self._is_image(path) or not os.path.isfile(self.root / path):
+            return name
+        return png_path(name) if (target / png_path(path)).is_file() else None
+
+    def outdated(self) -> Iterator[str]:
+        """The other files that name images by names that change, as far as they are looked into."""
+        changed = (path.rpartition("/")[2] for path in self.images() if png_path(path) != path)
+        names = frozenset(name.encode() for name in islice(changed, _NAMES))
+        others = (path for path in self.beside() if not is_metadata(path))
+        return (path for path in samples(others) if names and mention(self.root / path, names))
+
+    def check_metadata(self) -> None:
+        """Refuse a metadata file whose names cannot be written anew."""
+        for path in filter(is_metadata, self.beside()):
+            check_metadata(self.root / path)
 
     def check_names(self) -> None:
         """Refuse two images that would become the same PNG."""
         for below, files, subfolders in folders(self.root):
             taken = {name: f"the folder {below}{name}" for name in subfolders}
-            for name in filter(is_image, files):
+            for name in (name for name in files if self._is_image(below + name)):
                 png = png_path(name)
                 if png in taken:
                     raise EclipseError(

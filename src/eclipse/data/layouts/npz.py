@@ -19,6 +19,7 @@ from eclipse.errors import EclipseError
 
 _CHANNELS = (1, 3, 4)
 _NAMES = "class_names"  # the array that holds the class names, one string each
+_LABELS = ("labels", "label", "fine_labels", "fine_label", "targets", "target", "y")  # the array with the classes
 _BLOCK_BYTES = 2**22
 
 
@@ -49,8 +50,9 @@ class ArrayStore:
         with _archive(root) as archive:
             self._headers = _headers(archive, root)
             self._images = self._image_header()
-            self.has_labels = "labels" in self._headers
-            self._labels = self._load_labels(archive) if self.has_labels else None
+            self._label_array = self._find_labels()
+            self.has_labels = self._label_array is not None
+            self._labels = self._load_labels(archive, self._label_array) if self._label_array else None
             self.class_names = self._load_names(archive) if _NAMES in self._headers else None
 
     def _image_header(self) -> Header:
@@ -67,13 +69,20 @@ class ArrayStore:
             )
         return header
 
-    def _load_labels(self, archive: zipfile.ZipFile) -> NDArray[Any]:
-        header = self._headers["labels"]
+    def _find_labels(self) -> str | None:
+        """The array with the classes: ``labels``, or another usual name for one integer an image."""
+        names = (name for name in _LABELS[1:] if name in self._headers)
+        shapes = ((name, self._headers[name]) for name in names)
+        fitting = (name for name, header in shapes if header.shape == (len(self),) and header.dtype.kind in "iu")
+        return _LABELS[0] if _LABELS[0] in self._headers else next(fitting, None)
+
+    def _load_labels(self, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+        header = self._headers[name]
         if header.shape != (len(self),) or header.dtype.kind not in "iu":
             raise EclipseError(
-                f"'labels' in {self.root} is {header.dtype} of shape {header.shape}; expected integers, ({len(self)},)"
+                f"{name!r} in {self.root} is {header.dtype} of shape {header.shape}; expected integers, ({len(self)},)"
             )
-        return _load(archive, "labels", self.root)
+        return _load(archive, name, self.root)
 
     def _load_names(self, archive: zipfile.ZipFile) -> tuple[str, ...] | None:
         header = self._headers[_NAMES]
@@ -104,6 +113,10 @@ class ArrayStore:
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
         """Nothing: other arrays stay in the archive."""
         return repeat({}, stop - start)
+
+    def beside(self) -> Iterator[str]:
+        """The other arrays."""
+        return (f"array {name!r}" for name in self._headers if name not in ("images", self._label_array, _NAMES))
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Name the archive."""

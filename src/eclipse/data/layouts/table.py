@@ -26,7 +26,7 @@ from eclipse.data.layouts.columns import (
     with_bytes,
 )
 from eclipse.data.layouts.table_files import ARROW, PARQUET, Codec, readable, write_batches
-from eclipse.data.layouts.tree import carry, top_files
+from eclipse.data.layouts.tree import carry, refuse_split_files, top_files, walk
 from eclipse.data.picture import MAX_BYTES
 from eclipse.data.store import Replacements, Row
 from eclipse.errors import EclipseError, require
@@ -157,6 +157,19 @@ class TableStore:
                     "choose --format parquet or remove the column"
                 )
 
+    def beside(self) -> Iterator[str]:
+        """The other files of a folder."""
+        names = {path.name for path in self._paths}
+        return (
+            path for path in (walk(self.root) if self.root is not None and self.is_folder else ()) if path not in names
+        )
+
+    @property
+    def own_metadata(self) -> list[str]:
+        """What the schema tells beside the types of columns."""
+        keys = (key.decode(errors="replace") for key in self.schema.metadata or {})
+        return [f"schema metadata {key!r}" for key in keys if key not in ("huggingface", "ARROW:schema")]
+
     def files(self) -> Iterator[tuple[str, Path]]:
         """Name the table files, with the columns in use: another choice is another data set."""
         return ((f"{path.name} {self.image_column} {self._label_column}", path) for path in self._paths)
@@ -197,6 +210,10 @@ class SavedDataset(TableStore):
         paths = [root / entry["filename"] for entry in self._state["_data_files"]]
         super().__init__("arrow", ARROW, paths, columns, root)
 
+    def beside(self) -> Iterator[str]:
+        """The other files of the folder that ``datasets`` did not write."""
+        return (name for name in super().beside() if name not in ("state.json", "dataset_info.json"))
+
     def files(self) -> Iterator[tuple[str, Path]]:
         """Name the Arrow files and the state."""
         yield from super().files()
@@ -220,7 +237,10 @@ class SavedDataset(TableStore):
 
 def open_parquet(path: Path, columns: Columns) -> TableStore:
     """Open a Parquet file, or a folder whose sorted Parquet files are one data set."""
-    paths = top_files(path, ".parquet") if path.is_dir() else [path]
+    paths = [path]
+    if path.is_dir():
+        paths = top_files(path, ".parquet")
+        refuse_split_files(path, paths)
     return TableStore("parquet", PARQUET, paths, columns, path)
 
 

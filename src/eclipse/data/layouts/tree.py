@@ -1,11 +1,47 @@
 """The files of a data set that is a folder: walked without ever leaving the folder."""
 
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from eclipse.errors import EclipseError
+
+_SPLITS = {"train": "train|training", "validation": "val|valid|validation|dev", "test": "test|testing|eval|evaluation"}
+_WORD = "|".join(f"(?P<{split}>{words})" for split, words in _SPLITS.items())
+_SPLIT_FOLDER = re.compile(
+    f"(?:images?[-_. ]?)?(?:{_WORD})(?:[-_. ]?(?:[0-9]+|set|data|images?|split))*", re.IGNORECASE
+)
+_SPLIT_FILE = re.compile(f"(?:.*[^a-z])?(?:{_WORD})(?:[^a-z].*)?", re.IGNORECASE | re.DOTALL)
+
+
+def refuse_splits(root: Path, places: Iterable[str]) -> None:
+    """Refuse folders (POSIX paths below root) of which two beside each other are splits, such as train and val."""
+    found: dict[str, dict[str | None, str]] = {}
+    for place in places:
+        below = ""
+        for name in place.split("/"):
+            if match := _SPLIT_FOLDER.fullmatch(name):
+                found.setdefault(below, {}).setdefault(match.lastgroup, below + name)
+            below += name + "/"
+    for splits in found.values():
+        if len(splits) > 1:
+            raise EclipseError(
+                f"{root} holds several splits ({', '.join(sorted(splits.values()))}); expected one of them: add its "
+                "name to the path"
+            )
+
+
+def refuse_split_files(root: Path, paths: Iterable[Path]) -> None:
+    """Refuse files whose names tell of several splits, such as train-0.parquet beside test-0.parquet."""
+    matches = ((_SPLIT_FILE.fullmatch(path.stem), path.name) for path in paths)
+    splits = {match.lastgroup: name for match, name in matches if match}
+    if len(splits) > 1:
+        raise EclipseError(
+            f"{root} holds files of several splits ({', '.join(sorted(splits.values()))}); expected one of them: name "
+            "the file, give a range of tar files (NAME-{000..004}.tar), or move each split to a folder of its own"
+        )
 
 
 def folders(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:

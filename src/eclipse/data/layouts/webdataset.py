@@ -3,6 +3,7 @@
 import io
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from itertools import islice, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from eclipse.data.layouts.folder import is_image
-from eclipse.data.layouts.tree import carry, top_files
-from eclipse.data.picture import MAX_BYTES
+from eclipse.data.layouts.folder import is_image, png_path
+from eclipse.data.layouts.tree import carry, refuse_split_files, top_files, walk
+from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
 from eclipse.data.store import Replacements, Row
 from eclipse.errors import EclipseError
 
@@ -89,6 +90,18 @@ class ShardStore:
         """Nothing: the other members are files, not columns."""
         return repeat({}, stop - start)
 
+    def beside(self) -> Iterator[str]:
+        """The endings of the members that are neither image nor class, and the other files of the folder."""
+        counts: Counter[str] = Counter()
+        for shard in self._shards:
+            with _opened(shard) as tar:
+                for sample in _samples(tar, shard):
+                    counts.update(_kind(m.name) for m in sample.members if m not in (sample.image, sample.label))
+        yield from (f"{kind} ({count:,})" for kind, count in sorted(counts.items()))
+        if self.root is not None and self.is_folder:
+            known = {shard.name for shard in self._shards} | {NAMES_FILE}
+            yield from (path for path in walk(self.root) if path not in known)
+
     def files(self) -> Iterator[tuple[str, Path]]:
         """Name the shards."""
         return ((shard.name, shard) for shard in self._shards)
@@ -105,15 +118,17 @@ class ShardStore:
 def open_webdataset(path: Path) -> ShardStore:
     """Open one tar file, a folder of them, or a range ``shards-{000..004}.tar``."""
     if path.is_dir():
-        return ShardStore(top_files(path, ".tar"), path, is_folder=True)
+        shards = top_files(path, ".tar")
+        refuse_split_files(path, shards)
+        return ShardStore(shards, path, is_folder=True)
     if path.is_file():
         return ShardStore([path], path, is_folder=False)
-    shards = []
+    named = []
     for name in expand_range(str(path)):
         if not Path(name).is_file():
             raise EclipseError(f"no such path: {name!r} (of {str(path)!r}); expected every shard of the range")
-        shards.append(Path(name))
-    return ShardStore(shards, None, is_folder=True)
+        named.append(Path(name))
+    return ShardStore(named, None, is_folder=True)
 
 
 def expand_range(text: str) -> Iterator[str]:
@@ -139,6 +154,12 @@ def add_member(tar: tarfile.TarFile, name: str, data: bytes, like: tarfile.TarIn
 
 def _extension(name: str) -> str:
     return PurePosixPath(name).name.partition(".")[2].lower()
+
+
+def _kind(name: str) -> str:
+    """The members of one ending, in words."""
+    ending = _extension(name)
+    return f"KEY.{ending}" if ending else "KEY"
 
 
 def _key(name: str) -> str:
@@ -207,22 +228,26 @@ def _samples(tar: tarfile.TarFile, shard: Path) -> Iterator[Sample]:
     waiting: list[tarfile.TarInfo] = []
     for member in _members(tar, shard):
         if waiting and _key(member.name) != _key(waiting[0].name):
-            yield _sample(waiting, shard)
+            yield _sample(tar, waiting, shard)
             waiting = []
         waiting.append(member)
     if waiting:
-        yield _sample(waiting, shard)
+        yield _sample(tar, waiting, shard)
 
 
-def _sample(members: Sequence[tarfile.TarInfo], shard: Path) -> Sample:
-    """Find the image: KEY.jpg goes before KEY.mask.png."""
+def _sample(tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], shard: Path) -> Sample:
+    """Find the image, by name or content: KEY.jpg goes before KEY.mask.png."""
     key = _key(members[0].name)
-    images = [member for member in members if is_image(member.name)]
+    images = [member for member in members if is_image(member.name) or _begins_as_image(tar, member)]
     candidates = [member for member in images if "." not in _extension(member.name)] or images
     if len(candidates) > 1:
         names = " and ".join(member.name for member in candidates)
         raise EclipseError(f"{shard} has two images of one key, {names}; expected one: give them different keys")
     return Sample(key, tuple(members), candidates[0] if candidates else None)
+
+
+def _begins_as_image(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+    return begins_as_image(_content(tar, member, HEAD_BYTES))
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> bytes:
@@ -258,6 +283,8 @@ def _rewrite(shard: Path, target: Path, inside: range, new: Replacements) -> Non
                     continue
             for member in sample.members:
                 if member is sample.image and png is not None:
-                    add_member(out, member.name.rpartition(".")[0] + ".png", png, member)
+                    add_member(
+                        out, png_path(member.name) if is_image(member.name) else f"{sample.key}.png", png, member
+                    )
                 else:
                     add_member(out, member.name, _content(tar, member, member.size), member)
