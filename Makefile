@@ -28,7 +28,7 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 # The pages of the committed results: HTML and TeX are built, report.md is committed, too.
-report: .venv/.runtime
+report: .venv/.demo
 	for grid in benchmarks/results/*/grid.json; do $(BIN)/eclipse report $$(dirname $$grid) || exit 1; done
 
 .venv/bin/python:

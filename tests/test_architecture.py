@@ -20,7 +20,7 @@ LEVELS = """
 cli
 report
 bench   jobs
-attacks   defenses   detectors
+attacks   defenses
 purification
 diffusion   classifiers
 data

@@ -157,6 +157,7 @@ def test_a_file_in_the_current_folder_is_named_with_a_colon(place: Path, command
         ("faulty:X", "the attack 'faulty:X' is broken (NameError: name 'foo' is not defined); mend it"),
         ("needs:X", "the attack 'needs:X' is broken (ModuleNotFoundError: No module named 'nowhere_at_all'); mend it"),
         ("half.py:Stripes", "no module 'half.py'"),
+        ("images:Stripes", "no module 'images' for"),  # the folder of images
         ("half:", "attack 'half:'; expected module:name"),
         ("json:Stripes", "json/__init__.py: 'Stripes'"),
     ],

@@ -214,17 +214,22 @@ class Registry(Generic[Code]):
         except ModuleNotFoundError as error:
             if error.name is None or not f"{entry.module}.".startswith(f"{error.name}."):
                 raise
-            raise EclipseError(
-                f"no module {error.name!r} for the {self.kind} {entry.reference!r}; expected an installed one, or a "
-                f"file in {folder}, without its ending .py"
-            ) from error
+            raise self._no_module(error.name, entry, folder) from error
         finally:
             if added:
                 sys.path.remove(folder)
         word = entry.reference.partition(":")[2]
         if not hasattr(module, word):
+            if getattr(module, "__path__", None) and module.__file__ is None:  # a folder, of images perhaps
+                raise self._no_module(entry.module, entry, folder)
             raise unknown(f"name in {module.__file__}:", word, filter(str.isidentifier, vars(module)))
         return getattr(module, word)
+
+    def _no_module(self, name: str, entry: Entry, folder: str) -> EclipseError:
+        return EclipseError(
+            f"no module {name!r} for the {self.kind} {entry.reference!r}; expected an installed one, or a "
+            f"file in {folder}, without its ending .py"
+        )
 
     def _check(self, found: Any) -> None:
         """Refuse code of others that is not what this table holds."""

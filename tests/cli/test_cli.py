@@ -613,7 +613,14 @@ def test_a_denoiser_is_trained_described_and_used(place: Path, command: Command)
     assert said.code == 0 and "training the denoiser: 100%" in said.err
     facts = command("denoiser", "info", "mine").out
     assert all(line in said.out for line in facts.splitlines()[1:])
-    for words in (r"preset +fast", r"trusted images +50", r"iterations done +2", r"seed +4", r"image size +any"):
+    for words in (
+        r"preset +fast",
+        r"trusted images +50",
+        r"iterations done +2",
+        r"seed +4",
+        r"image size +any",
+        r"noise levels +\S+/255 to ",
+    ):
         assert re.search(words, facts), words
     weights = Path("mine", "model.safetensors").read_bytes()
     assert command(*train).code == 0 and Path("mine", "model.safetensors").read_bytes() == weights

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 HELP = """Run a grid of attacks, defenses, victims and seeds, cell by cell; only what is missing.
 
     eclipse bench GRID.toml --data DATA --out RESULTS
-    eclipse report RESULTS
+
+eclipse report RESULTS
 
 GRID.toml names data, attacks, defenses, victims and seeds: see benchmarks/cpu.toml. Its data sets are looked for in
 DATA. RESULTS gets one line a cell, in cells.jsonl. Stop it at any time (Ctrl-C): the same command goes on. Finished
-cells are skipped, and one that breaks is reported and does not stop the rest. A cell under other settings is another
-cell. Of two lines for a cell the last one counts, so cat joins the results of two machines.
+cells are skipped, and one that breaks leaves its reason in failed.jsonl and does not stop the rest. A cell under other
+settings is another cell. Of two lines for a cell the last one counts, so cat joins the results of two machines.
 
 --cell picks cells: em (an attack), em/eclipse, em/eclipse/small/0, \\*/eclipse (a defense under all attacks), or the
 whole name of a cell.
@@ -57,6 +58,7 @@ def bench(
         return
     if not asked.missing:
         asked.results.begin(asked.bench.asked())  # a report shows the grid that was asked for last
+        print(f"all cells are done already; eclipse report {out} shows them")
         return
     asked.keep_sets()
     total, ended = len(asked.missing), itertools.count(1)

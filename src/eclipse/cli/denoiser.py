@@ -28,7 +28,12 @@ def train(
 ) -> None:
     """Train a denoiser on trusted images; no labels are needed.
 
-    The same command goes on with an interrupted training.
+    eclipse denoiser train CLEAN --out DENOISER
+
+    eclipse purify IMAGES --denoiser DENOISER --out PURIFIED
+
+    DENOISER is a folder; what was done is in DENOISER.run.json. An interrupted training goes on when the same command
+    is given again.
     """
     options = {name: value for name, value in locals().items() if name != "dry_run"}
     from eclipse.cli.command import carry_out
@@ -39,7 +44,7 @@ def train(
 
 @app.command("import")
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="an improved-diffusion checkpoint, ema_0.9999_250000.pt")],
+    checkpoint: Annotated[Path, typer.Argument(help="its file, such as ema_0.9999_250000.pt", metavar="CHECKPOINT")],
     out: Annotated[Path, typer.Option(help="the folder to keep the denoiser in")],
     heads: Annotated[int, typer.Option(min=1, help="attention heads; the file does not tell (the paper: 4)")] = 4,
     image_size: Annotated[

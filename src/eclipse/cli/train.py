@@ -8,11 +8,12 @@ import typer
 HELP = """Train a network on a labelled data set, with a defense or without, and measure it on clean images.
 
     eclipse train DATASET --test TEST --out RUN
-    eclipse train POISONED --test TEST --defense eclipse --trusted CLEAN --out RUN
 
-RUN is a folder: result.json (accuracy after every epoch and all settings) and model.safetensors (the weights). The
-accuracy that counts is that of the last epoch. An interrupted training goes on after its last epoch when the same
-command is given again.
+eclipse train POISONED --test TEST --defense eclipse --trusted CLEAN --out RUN
+
+RUN is a folder: result.json (accuracy after every epoch and all settings) and model.safetensors (the weights); what was
+done is in RUN.run.json, too. The accuracy that counts is that of the last epoch. An interrupted training goes on after
+its last epoch when the same command is given again.
 
 `eclipse defenses` lists the defenses. Recipe paper is that of the ECLIPSE paper (80 epochs, constant learning rate),
 recipe fast the most accurate in little time.
@@ -33,7 +34,11 @@ def train(
     scale: Annotated[str, typer.Option(help="paper or small: of the defense")] = "paper",
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="another value for a parameter of the defense; repeatable", metavar="FIELD=VALUE"),
+        typer.Option(
+            "--set",
+            help="another value for a parameter of the defense, such as p=0.5; repeatable",
+            metavar="FIELD=VALUE",
+        ),
     ] = None,
     trusted: Annotated[str | None, typer.Option(help="clean images, for a defense that needs some")] = None,
     seed: Annotated[int, typer.Option(help="decides weights, order and all that is drawn")] = 0,

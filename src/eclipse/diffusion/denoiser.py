@@ -138,7 +138,7 @@ def describe(denoiser: Denoiser) -> dict[str, JSON]:
     """List the facts about a denoiser that people ask for, noise levels in 8-bit levels."""
     config = denoiser.config
     lowest, highest = config.schedule.sigma(0) * 255, config.schedule.sigma(config.t_max - 1) * 255
-    return {
+    facts: dict[str, JSON] = {
         "preset": config.preset,
         "architecture": config.architecture,
         "options": config.options,
@@ -147,5 +147,5 @@ def describe(denoiser: Denoiser) -> dict[str, JSON]:
         "noise levels": f"{lowest:.1f}/255 to {highest:.1f}/255 (indices 0 to {config.t_max - 1})",
         "learned variance": config.learned_variance,
         "image size": "any" if config.image_size is None else f"{config.image_size}x{config.image_size}",
-        **config.trained,
     }
+    return {**facts, **{name: value for name, value in config.trained.items() if name not in facts}}

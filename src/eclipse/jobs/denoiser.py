@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
-from eclipse.diffusion.checkpoint import fingerprint_denoiser, write_denoiser
+from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser, write_denoiser
 from eclipse.diffusion.denoiser import describe
 from eclipse.diffusion.presets import get_preset
 from eclipse.diffusion.trusted import Planned, Trusted, check_trusted, decided, plan_denoiser, trained
@@ -61,12 +61,12 @@ class TrainDenoiser(Job):
         """Train."""
         denoiser = trained(self.planned, self.trusted, Work(self.seed, self.device, state), tell)
         write_denoiser(denoiser, place)
-        return {"denoiser": {"fingerprint": fingerprint_denoiser(denoiser)}, "described": dict(describe(denoiser))}
+        return {"denoiser": {"fingerprint": fingerprint_denoiser(denoiser), "trained": dict(denoiser.config.trained)}}
 
     def closing(self, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
         """What was made, and what to do with it."""
         return {
-            **outcome["described"],
+            **describe(load_denoiser(self.out)),
             "manifest": run_json(self.out),
             "use it": f"eclipse purify IMAGES --denoiser {self.out} --out PURIFIED",
         }

@@ -18,6 +18,7 @@ from eclipse.defenses.defense import Defense
 from eclipse.defenses.victim import Trained, check_sets, new_victim, train_victim
 from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
+from eclipse.parameters import parameters
 from eclipse.runs.files import check_name, write_json
 from eclipse.runs.state import State, Work
 
@@ -85,14 +86,17 @@ class Train(Job):
 
     def in_words(self) -> Mapping[str, Any]:
         """What to tell the user before work starts."""
+        given = {name: str(value) for name, value in parameters(self.defense).items()}
         return {
             "training set": f"{self.specs['dataset']}, {len(self.data):,} images",
             "test set": f"{self.specs['test set']}, {len(self.test):,} images",
             "defense": f"{self.names['defense']} ({self.defense.title})",
+            **({"parameters": given} if given else {}),
             "cost": f"about {self.defense.cost():.3g} times the work, for a ResNet-18 and 50,000 images",
             "victim": f"{self.arch}, {self.data.num_classes} classes",
             "recipe": f"{self.names['recipe']}: {self.recipe.epochs} epochs, batch {self.recipe.batch}, "
             f"lr {self.recipe.lr:g}",
+            "seed": self.seed,
             "device": f"{describe_device(self.device)} ({compute_dtype(self.device)[1]})",
             "output": self.out,
         }
