@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from kit.layouts import LAYOUTS, N, image_of, pack, png_of, put
+from kit.layouts import LAYOUTS, N, arrow_table, image_of, pack, png_of, put
 from kit.streams import assemble
 from PIL import Image
 
@@ -212,3 +213,32 @@ def test_other_arrays_are_no_labels(tmp_path: Path) -> None:
         "array 'y'",
         "array 'target'",
     ]
+
+
+# ---- tables
+
+
+@pytest.mark.parametrize("format", [None, "parquet"])
+@pytest.mark.parametrize("name", ["thumbnail", "views", "raw"])
+def test_further_images_of_a_table_are_told(name: str, format: str | None, tmp_path: Path) -> None:
+    images = arrow_table()["image"].combine_chunks()
+    values = {"thumbnail": images, "views": pa.array([[png_of(i)] for i in range(N)]), "raw": images.field("bytes")}
+    pq.write_table(arrow_table().append_column(name, values[name]), tmp_path / "in.parquet")
+    told, (note,) = describe_rest(open_source(tmp_path / "in.parquet"), format)
+    assert told["copied along"]["names"] == [f"column {name!r}"] and "not purified" in note
+
+
+@pytest.mark.parametrize("name", ["file_name", "label"])
+def test_a_column_whose_name_a_folder_needs_is_refused_before_the_work(name: str, tmp_path: Path) -> None:
+    table = arrow_table().rename_columns([name, "image", "labels", "boxes"])
+    pq.write_table(table, tmp_path / "in.parquet")
+    source = open_source(tmp_path / "in.parquet", label_column="labels")
+    with pytest.raises(EclipseError, match=rf"the column '{name}' .* has no place in the format folder"):
+        check_output(source, tmp_path / "out", "folder")
+
+
+def test_empty_cells_are_refused_before_the_work(tmp_path: Path) -> None:
+    table = arrow_table().drop_columns(["boxes", "caption"]).append_column("n", pa.array([None, *range(N - 1)]))
+    pq.write_table(table, tmp_path / "in.parquet")
+    with pytest.raises(EclipseError, match="'n' has empty cells"):
+        check_output(open_source(tmp_path / "in.parquet"), tmp_path / "out.npz", "npz")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import filterfalse, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from eclipse.data.convert import class_folders, to_folder, to_npz, to_parquet, to_webdataset
 from eclipse.data.layouts.folder import FolderStore
@@ -15,12 +15,16 @@ from eclipse.data.layouts.references import is_metadata
 from eclipse.data.store import Replacements, Source
 from eclipse.errors import EclipseError, unknown
 
+if TYPE_CHECKING:
+    from eclipse.data.layouts.table import TableStore
+
 FORMATS: dict[str, Callable[[Source, Path, Replacements], None]] = {
     "folder": to_folder,
     "parquet": to_parquet,
     "npz": to_npz,
     "webdataset": to_webdataset,
 }
+_TABLES = ("parquet", "arrow", "hub")
 _FOLDER_FORMATS = ("folder", "webdataset")
 _ENDINGS = {".parquet": "parquet", ".npz": "npz", ".tar": "webdataset"}
 _MOST_NAMES, _SHOWN_NAMES = 100, 8  # in the manifest, and in a note
@@ -51,22 +55,42 @@ def check_output(source: Source, out: Path, format: str | None = None) -> None:
 
 def describe_rest(source: Source, format: str | None) -> tuple[Mapping[str, Any], list[str]]:
     """Tell what becomes of all that is neither image nor label nor column: entries of the manifest, and notes."""
-    keeps = _keeps_layout(source, format)
-    rest, shown = _listed(_rest(source, format))
-    if not rest["count"]:
-        return {}, []
-    if not keeps:
-        return {"left behind": rest}, [f"the format {format or 'parquet'} has no place for {shown}: left out"]
-    told = {"copied along": rest}
-    notes = [
-        f"copied as they are, and not purified: {shown}; what they tell of names, sizes, offsets or check sums of the "
-        "images is that of the old ones"
-    ]
-    outdated, shown = _listed(source.store.outdated() if isinstance(source.store, FolderStore) else iter(()))
+    told, notes = dict[str, Any](), list[str]()
+    left, shown = _listed(_left_behind(source, format))
+    if left["count"]:
+        told["left behind"] = left
+        notes.append(f"the format {format or 'parquet'} has no place for {shown}: left out")
+    along, shown = _listed(_copied_along(source, format))
+    if along["count"]:
+        told["copied along"] = along
+        notes.append(
+            f"copied as they are, and not purified: {shown}; what they tell of names, sizes, offsets or check sums of "
+            "the images is that of the old ones"
+        )
+    is_folder = isinstance(source.store, FolderStore) and _keeps_layout(source, format)
+    outdated, shown = _listed(cast(FolderStore, source.store).outdated() if is_folder else iter(()))
     if outdated["count"]:
         told["outdated"] = outdated
         notes.append(f"images are named with endings that become .png in {shown}: write these anew for the new images")
     return told, notes
+
+
+def _copied_along(source: Source, format: str | None) -> Iterator[str]:
+    if _keeps_layout(source, format):
+        rest = source.store.beside()
+        yield from filterfalse(is_metadata, rest) if source.layout == "folder" else rest
+    if source.layout in _TABLES and format in (None, "parquet", source.layout):
+        yield from cast("TableStore", source.store).other_images
+
+
+def _left_behind(source: Source, format: str | None) -> Iterator[str]:
+    if _keeps_layout(source, format):
+        return
+    yield from source.store.beside()
+    if source.layout in _TABLES and format not in (None, "parquet"):
+        yield from cast("TableStore", source.store).own_metadata
+    if format == "npz" and source.layout in ("folder", "webdataset"):
+        yield "names of the images"
 
 
 def _listed(names: Iterator[str]) -> tuple[Mapping[str, Any], str]:
@@ -77,18 +101,6 @@ def _listed(names: Iterator[str]) -> tuple[Mapping[str, Any], str]:
     return {"count": count, "names": first}, shown + (
         f" and {count - _SHOWN_NAMES:,} more" if count > _SHOWN_NAMES else ""
     )
-
-
-def _rest(source: Source, format: str | None) -> Iterator[str]:
-    rest = source.store.beside()
-    yield from filterfalse(is_metadata, rest) if _keeps_layout(source, format) and source.layout == "folder" else rest
-    if source.layout in ("parquet", "arrow", "hub") and format not in (None, "parquet", source.layout):
-        from eclipse.data.layouts.table import TableStore
-
-        assert isinstance(source.store, TableStore)
-        yield from source.store.own_metadata
-    if format == "npz" and source.layout in ("folder", "webdataset"):
-        yield "names of the images"
 
 
 def check_apart(out: Path, other: Source, what: str) -> None:

@@ -36,6 +36,13 @@ def _is_binary(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
+def may_hold_images(kind: Any) -> bool:
+    """Whether a column holds encoded images or other bytes, one or a list of them in each row."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return may_hold_images(kind.value_type)
+    return _holds_encoded(kind) or _is_binary(kind)
+
+
 def is_text(kind: Any) -> bool:
     """Whether a column holds strings, plain or dictionary-encoded."""
     value = kind.value_type if pa.types.is_dictionary(kind) else kind

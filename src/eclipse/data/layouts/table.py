@@ -22,6 +22,7 @@ from eclipse.data.layouts.columns import (
     is_json,
     is_scalar,
     is_text,
+    may_hold_images,
     named_classes,
     with_bytes,
 )
@@ -30,6 +31,11 @@ from eclipse.data.layouts.tree import carry, refuse_split_files, top_files, walk
 from eclipse.data.picture import MAX_BYTES
 from eclipse.data.store import Replacements, Row
 from eclipse.errors import EclipseError, require
+
+_TAKEN = {
+    "npz": ("images", "labels", "class_names"),
+    "folder": ("file_name", "label"),
+}  # names that a format has itself
 
 
 class TableStore:
@@ -150,12 +156,18 @@ class TableStore:
         """Refuse the other columns that have no place in JSON lines, or as arrays in an .npz archive."""
         for name in self.other_columns:
             kind = self.schema.field(name).type
-            taken = format == "npz" and name in ("images", "labels", "class_names")
+            taken = name in _TAKEN.get(format, ())
             if taken or not (is_scalar(kind) if format == "npz" else is_json(kind)):
                 raise EclipseError(
                     f"the column {name!r} ({kind}) has no place in the format {format}; expected parquet: "
                     "choose --format parquet or remove the column"
                 )
+        if format == "npz":
+            for _, _, batch in self._batches(0, len(self), self.other_columns) if self.other_columns else ():
+                if empty := [name for name in self.other_columns if batch.column(name).null_count]:
+                    raise EclipseError(
+                        f"the column {empty[0]!r} has empty cells, which an .npz cannot hold; expected --format parquet"
+                    )
 
     def beside(self) -> Iterator[str]:
         """The other files of a folder."""
@@ -163,6 +175,11 @@ class TableStore:
         return (
             path for path in (walk(self.root) if self.root is not None and self.is_folder else ()) if path not in names
         )
+
+    @property
+    def other_images(self) -> list[str]:
+        """The columns that may hold images, too, and are not worked on."""
+        return [f"column {name!r}" for name in self.other_columns if may_hold_images(self.schema.field(name).type)]
 
     @property
     def own_metadata(self) -> list[str]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -90,14 +91,19 @@ class ShardStore:
         """Nothing: the other members are files, not columns."""
         return repeat({}, stop - start)
 
-    def beside(self) -> Iterator[str]:
-        """The endings of the members that are neither image nor class, and the other files of the folder."""
+    @cached_property
+    def _kinds(self) -> Mapping[str, int]:
+        """How many members there are of each ending that are neither image nor class."""
         counts: Counter[str] = Counter()
         for shard in self._shards:
             with _opened(shard) as tar:
                 for sample in _samples(tar, shard):
                     counts.update(_kind(m.name) for m in sample.members if m not in (sample.image, sample.label))
-        yield from (f"{kind} ({count:,})" for kind, count in sorted(counts.items()))
+        return counts
+
+    def beside(self) -> Iterator[str]:
+        """The endings of the members that are neither image nor class, and the other files of the folder."""
+        yield from (f"{kind} ({count:,})" for kind, count in sorted(self._kinds.items()))
         if self.root is not None and self.is_folder:
             known = {shard.name for shard in self._shards} | {NAMES_FILE}
             yield from (path for path in walk(self.root) if path not in known)
