@@ -44,6 +44,7 @@ from eclipse.purification.arrays import purify
 from eclipse.purification.compensation import once
 from eclipse.purification.stream import Progress
 from eclipse.runs import manifest as manifests
+from eclipse.runs.state import StageStep
 
 
 @pytest.fixture
@@ -444,6 +445,28 @@ def test_a_source_that_vanishes_is_one_sentence_and_may_come_back(
 
 def test_a_sentence_is_one_line_whatever_the_names_of_files(place: Path, command: Command) -> None:
     assert "line break" in refusal(command("denoiser", "info", "line\nbreak"))
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;owned\x07\x1b[2J", "a\u202egnp", "\x9b2J\u200b"])
+def test_names_of_a_data_set_cannot_steer_the_terminal(
+    name: str, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_images(tmp_path / "in", 2)
+    (data / name).mkdir()
+    (data / name / f"{name}.png").write_bytes(b"no image")
+    bad = command("verify", data, "--clean", data)
+    assert not name.isprintable() and refusal(bad).isprintable()
+    show.facts(name, {name: name, "a": {name: name}})
+    show.columns(("class",), [(name,)])
+    with show.Show() as shown:
+        shown.tell(StageStep(name, 1, 1, {name: 1.0}))
+    said = capsys.readouterr()
+    assert "".join((said.out + said.err).split("\n")).isprintable(), said
+
+
+@pytest.mark.parametrize("words", [("doctor", "in\udcff"), ("purify", "\udcff", "--out", "o"), ("report", "\udcff")])
+def test_arguments_that_are_not_utf8_are_refused(words: tuple[str, ...], command: Command) -> None:
+    assert "is not UTF-8" in refusal(command(*words))
 
 
 # Options

@@ -10,6 +10,7 @@ import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,16 @@ def same(source: Source) -> Iterator[tuple[str, bytes]]:
 def assert_one_sentence(error: BaseException) -> None:
     text = str(error)
     assert text and "\n" not in text and len(text) < 900 and not text.endswith(".")
+
+
+@contextmanager
+def little_memory(most: int = 2**25) -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
 
 
 # ---- what cannot be opened
@@ -301,12 +312,205 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
     return info
 
 
-@pytest.mark.parametrize("name", ["../evil.png", "a/../../evil.png", "/etc/evil.png", "a/.."])
-def test_a_member_that_leads_out_is_refused(name: str, tmp_path: Path) -> None:
-    path = shard_of(tmp_path / "s.tar", member("good.png"), member(name))
-    with pytest.raises(EclipseError, match=r"leads out of it") as caught:
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        *((name, "leads out of it") for name in ("../evil.png", "a/../../evil.png", "/etc/evil.png", "a/..")),
+        ("a\0.png", "has a zero byte"),
+        ("a\udcff.png", "is not UTF-8"),
+        ("d/" * 1500 + "a.png", "folders deep"),
+    ],
+)
+def test_a_member_whose_path_could_not_be_written_is_refused(name: str, fault: str, tmp_path: Path) -> None:
+    bad = member(name if "\0" not in name else "bad.png")
+    if "\0" in name:
+        bad.pax_headers = {"path": name}
+    path = shard_of(tmp_path / "s.tar", member("good.png"), bad)
+    with pytest.raises(EclipseError, match=fault) as caught:
         open_source(path)
     assert_one_sentence(caught.value)
+
+
+def test_a_size_that_no_file_has_is_refused(tmp_path: Path) -> None:
+    path = shard_of(tmp_path / "s.tar", member("good.png"), member("bad.png"))
+    data = bytearray(path.read_bytes())
+    data[1024 + 124 : 1024 + 136] = b"\x80\x7f" + b"\xff" * 10  # 2**87 bytes
+    data[1024 + 148 : 1024 + 156] = b" " * 8
+    data[1024 + 148 : 1024 + 156] = b"%06o\0 " % sum(data[1024:1536])
+    path.write_bytes(data)
+    with pytest.raises(EclipseError, match=r"s\.tar") as caught:
+        open_source(path)
+    assert_one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XGLTYPE])
+def test_a_header_is_not_read_whatever_its_size(kind: bytes, tmp_path: Path) -> None:
+    with open(tmp_path / "s.tar", "wb") as file:
+        info = tarfile.TarInfo("x")
+        info.type, info.size = kind, 2**36
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(2**36)  # of holes
+    with little_memory(), pytest.raises(EclipseError, match=r"a header of 68719476736 bytes"):
+        open_source(tmp_path / "s.tar")
+
+
+def test_what_is_no_image_in_a_shard_is_copied_in_blocks(tmp_path: Path) -> None:
+    with open(tmp_path / "s.tar", "wb") as file:
+        for name, size, data in (("0.png", len(png()), png()), ("0.mp4", 2**27, b"")):
+            info = tarfile.TarInfo(name)
+            info.size = size
+            file.write(info.tobuf() + data + bytes(-len(data) % 512))
+        file.truncate(file.tell() + 2**27 + 1024)
+    source = open_source(tmp_path / "s.tar")
+    with little_memory():
+        assemble(source, same(source), tmp_path / "out.tar", None, frozenset())
+    assert (tmp_path / "out.tar").stat().st_size > 2**27
+
+
+@pytest.mark.parametrize("names", [b"\xff\xfe\n", b"cat\xe9\n"])
+def test_class_names_that_are_not_utf8_are_refused(names: bytes, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, data in (("a.png", png()), ("a.cls", b"0")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    (tmp_path / "classnames.txt").write_bytes(names)
+    with pytest.raises(EclipseError, match=r"classnames\.txt cannot be read"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("shape", ["(9999999999999999999, 3, 8)", "(-1, 8, 8)", "(True, 8, 8)", "(1, 8, 8", "(1.5, 8)"])
+def test_an_array_header_that_cannot_be_is_refused(shape: str, tmp_path: Path) -> None:
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("images.npy", data)
+    with pytest.raises(EclipseError, match=r"'images' in .*a\.npz") as caught:
+        open_source(tmp_path / "a.npz")
+    assert_one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("where", [-16, 12, 2**31])
+def test_an_archive_whose_directory_points_elsewhere_is_refused(where: int, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((3, 8, 8, 3), np.uint8), labels=np.arange(3))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    end = data.rfind(b"PK\5\6") + 16
+    data[end : end + 4] = ((int.from_bytes(data[end : end + 4], "little") + where) % 2**32).to_bytes(4, "little")
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(EclipseError, match=r"a\.npz") as caught:
+        list(open_source(tmp_path / "a.npz").rows())
+    assert_one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"images": np.broadcast_to(np.uint8(0), (1, 9000, 9000))},
+        {"images": np.broadcast_to(np.uint8(0), (1, 3, 9000, 9000))},
+        {"images": np.zeros((1, 4, 4), np.uint8), "class_names": np.zeros(1, "<U5000000")},
+    ],
+)
+def test_a_bomb_in_an_archive_is_refused_before_it_is_unpacked(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", **arrays)
+    with little_memory(), pytest.raises(EclipseError, match="expected at most"):
+        open_source(tmp_path / "a.npz")
+
+
+def test_a_table_is_read_in_bounded_memory_whatever_its_values_unpack_to(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.array([bytes(2**24)] * 32, pa.binary())}), tmp_path / "x.parquet")
+    pool, counted = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(counted)
+    try:
+        assert sum(len(row.data) for row in open_source(tmp_path / "x.parquet").rows()) == 2**29
+    finally:
+        pa.set_memory_pool(pool)
+    assert counted.max_memory() < 2**29
+
+
+def test_a_column_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
+    table = pa.table({"image": pa.array([bytes(2**24)] * 32, pa.binary())})
+    pq.write_table(table, tmp_path / "x.parquet", compression="zstd", use_dictionary=False)
+    with pytest.raises(EclipseError, match="decompression bombs") as caught:
+        next(open_source(tmp_path / "x.parquet").rows())
+    assert_one_sentence(caught.value)
+
+
+def not_utf8() -> pa.Array:
+    offsets = pa.array([0, 2], pa.int32()).buffers()[1]
+    return pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xff\xfe")])
+
+
+@pytest.mark.parametrize("column", ["label", "caption"])
+@pytest.mark.parametrize("layout", ["parquet", "arrow"])
+def test_text_that_is_not_utf8_is_refused(layout: str, column: str, tmp_path: Path) -> None:
+    table = pa.table({"image": pa.array([png()]), column: not_utf8()})
+    if layout == "parquet":
+        pq.write_table(table, tmp_path / "x.parquet")
+        path = tmp_path / "x.parquet"
+    else:
+        path = tmp_path / "in"
+        path.mkdir()
+        (path / "state.json").write_text('{"_data_files": [{"filename": "x.arrow"}]}')
+        (path / "dataset_info.json").write_text("{}")
+        with pa.OSFile(str(path / "x.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(EclipseError, match=r"cannot be read as a table .*; expected a complete") as caught:
+        source = open_source(path)
+        assemble(source, same(source), tmp_path / "out.parquet", "parquet", frozenset())
+    assert_one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("metadata", ["[" * 10**5, '{"info": {"features": {"label": {"names": ["\\ud800"]}}}}', "{"])
+def test_damaged_class_names_of_a_table_are_refused(metadata: str, tmp_path: Path) -> None:
+    table = pa.table({"image": [png()], "label": [0]}).replace_schema_metadata({"huggingface": metadata})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(EclipseError, match=r"the metadata of .*x\.parquet cannot be read") as caught:
+        _ = open_source(tmp_path / "x.parquet").class_names
+    assert_one_sentence(caught.value)
+
+
+def test_a_table_with_fewer_rows_than_its_metadata_say_is_refused(tmp_path: Path) -> None:
+    for folder, count in (("few", 2), ("many", 3)):
+        with pa.OSFile(str(tmp_path / folder), "wb") as file:
+            table = pa.table({"image": [png()] * count})
+            with pa.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
+    root = tmp_path / "in"
+    root.mkdir()
+    shutil.copy(tmp_path / "many", root / "x.arrow")
+    (root / "state.json").write_text('{"_data_files": [{"filename": "x.arrow"}]}')
+    (root / "dataset_info.json").write_text("{}")
+    source = open_source(root)
+    shutil.copy(tmp_path / "few", root / "x.arrow")
+    with pytest.raises(EclipseError, match="ends after row 2 of 3"):
+        list(source.rows())
+
+
+@pytest.mark.parametrize("pixels", [b"\xff\xff", b"aa"])
+def test_pixels_spelled_as_text_that_is_damaged_are_refused(pixels: bytes, tmp_path: Path) -> None:
+    data = pickle.dumps({"data": np.full((1, 3072), 200, np.uint8), "labels": [0]}, 2)
+    (tmp_path / "x.pkl").write_bytes(data.replace(b"\xc3\x88", pixels, 1))
+    with pytest.raises(EclipseError, match=r"x\.pkl") as caught:
+        list(open_source(tmp_path / "x.pkl").rows())
+    assert_one_sentence(caught.value)
+
+
+def test_folders_in_one_another_without_end_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    for _ in range(120):
+        path = path / "d"
+    path.mkdir(parents=True)
+    (path / "0.png").write_bytes(png())
+    with pytest.raises(EclipseError, match="more than 100 deep"):
+        open_source(tmp_path / "in")
+
+
+@pytest.mark.parametrize("spec", ["in\udcff", "\ud800", "in\udcff[:10]"])
+def test_a_path_that_is_not_utf8_is_refused(spec: str) -> None:
+    with pytest.raises(EclipseError, match="is not UTF-8") as caught:
+        open_source(spec)
+    assert_one_sentence(caught.value)
+    str(caught.value).encode()
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])

@@ -1,4 +1,4 @@
-"""The lock of what one process works on at a time."""
+"""Files that are read and written whole, and the lock of what one process works on at a time."""
 
 import errno
 import fcntl
@@ -13,7 +13,7 @@ import pytest
 from kit.kills import names
 
 from eclipse.errors import EclipseError
-from eclipse.runs.files import clear, locked
+from eclipse.runs.files import clear, locked, read_json, write_json
 
 
 def test_a_lock_is_gone_when_it_is_given_back(tmp_path: Path) -> None:
@@ -83,3 +83,41 @@ def test_a_file_system_without_locks_is_no_hindrance(
     monkeypatch.setattr(fcntl, "flock", fail)
     with nullcontext() if works else pytest.raises(OSError), locked(tmp_path / ".out", tmp_path / "out"):
         pass
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize("text", [DEEP, '{"a":' * 70 + "1" + "}" * 70, '{"a": ' + "9" * 5000 + "}", "\xff", "", "[1"])
+def test_hostile_json_is_one_kind_of_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"."):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_file_of_text_is_bounded_before_it_is_read(tmp_path: Path) -> None:
+    with open(tmp_path / "x.json", "wb") as file:
+        file.truncate(2**36)
+    with pytest.raises(ValueError, match="more than 64 MiB"):
+        read_json(tmp_path / "x.json")
+
+
+def test_names_that_are_not_utf8_survive_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"name": "in\udcff"})
+    assert (tmp_path / "x.json").read_bytes().isascii()
+    assert read_json(tmp_path / "x.json") == {"name": "in\udcff"}
+
+
+@pytest.mark.parametrize("leads_to", ["file", "folder", "nothing"])
+def test_a_planted_link_is_not_followed(leads_to: str, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    if leads_to == "folder":
+        outside.mkdir()
+        (outside / "precious").write_text("precious")
+    elif leads_to == "file":
+        outside.write_text("precious")
+    (tmp_path / ".x.json.partial").symlink_to(outside)
+    write_json(tmp_path / "x.json", {"a": 1})
+    assert not (tmp_path / "x.json").is_symlink() and read_json(tmp_path / "x.json") == {"a": 1}
+    kept = {"file": outside, "folder": outside / "precious"}.get(leads_to)
+    assert kept.read_text() == "precious" if kept else not outside.exists()

@@ -17,7 +17,7 @@ from eclipse.data.picture import Picture, Pixels, size_in_words
 from eclipse.data.pixels import add
 from eclipse.data.source import open_source
 from eclipse.data.store import Row, Source, comparable_classes, fingerprint_files
-from eclipse.errors import EclipseError, unknown
+from eclipse.errors import EclipseError, reading, unknown
 
 _TENSORS = (".pt", ".pth")
 _NAMES = ("perturbation", "noise", "delta")  # what the array is called, where a file holds several
@@ -296,10 +296,8 @@ def _open(path: Path) -> tuple[tuple[int, ...], Callable[[], NDArray[Any]]]:
     if path.suffix in _TENSORS:
         tensor = _tensor(path)
         return tuple(tensor.shape), lambda: np.asarray(tensor.float() if tensor.is_floating_point() else tensor)
-    try:
+    with reading(path, "an array of numbers as numpy.save writes it", "save it again"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise EclipseError(f"{path} is not an array of numbers as numpy.save writes it; save it again") from error
     return array.shape, lambda: np.asarray(array)
 
 

@@ -15,8 +15,9 @@ from eclipse.classifiers.classifier import CLASSIFIERS
 from eclipse.classifiers.fit import RECIPES
 from eclipse.defenses import DEFENSES
 from eclipse.defenses.defense import Defense
-from eclipse.errors import EclipseError, unknown
+from eclipse.errors import EclipseError, reason_of, unknown
 from eclipse.registry import SCALES, Registry
+from eclipse.runs.files import read_bounded, shallow
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +25,7 @@ else:
     import tomli as tomllib
 
 PROTOCOLS = (HELD_OUT, OVERLAP)
+_MAX_BYTES = 2**20
 _TOP = ""  # what comes before the first section
 _WORDS: dict[type, str] = {str: "word", int: "whole number"}
 
@@ -157,12 +159,12 @@ def read_grid(path: Path) -> Grid:
         EclipseError: names the line, the word and what was expected.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text)
+        text = read_bounded(path, _MAX_BYTES).decode()
+        content = shallow(tomllib.loads(text))
     except FileNotFoundError as error:
         raise EclipseError(f"no such grid {str(path)!r}; expected a TOML file such as benchmarks/cpu.toml") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise EclipseError(f"{path} is no TOML file ({error}); see benchmarks/cpu.toml for one") from error
+    except (ValueError, RecursionError) as error:
+        raise EclipseError(f"{path} is no TOML file ({reason_of(error)}); see benchmarks/cpu.toml for one") from error
     return _Reader(path, text).grid(content)
 
 

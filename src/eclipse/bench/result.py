@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from eclipse.errors import EclipseError
-from eclipse.runs.files import read_json, write_json, write_whole
+from eclipse.runs.files import parse_json, read_json, write_json, write_whole
 
 VERSION = 1
 CLEAN, NONE = "clean", "none"
@@ -397,15 +397,15 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _is_whole(line: bytes) -> bool:
     """Whether a line without its end is one: no part of an object is an object."""
     try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
+        return isinstance(parse_json(line), dict)
+    except ValueError:
         return False
 
 
 def _parsed(content: bytes, place: str) -> dict[str, Any]:
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(content)
+    except ValueError as error:
         raise _damaged(place, "it is not JSON") from error
     if not isinstance(found, dict):
         raise _damaged(place, "it is not a JSON object")

@@ -12,7 +12,7 @@ import typer.core
 
 from eclipse.cli import bench, demo, denoiser, doctor, methods, poison, purify, report, train, verify
 from eclipse.compute.memory import keep_freed_memory
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, escaped, is_utf8
 
 
 class _Commands(typer.core.TyperGroup):
@@ -53,6 +53,9 @@ def main() -> None:
     keep_freed_memory()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # Python's warnings are for programmers; python -W brings them back
+    for word in sys.argv:
+        if not is_utf8(word):
+            fail(f"the argument {word!a} is not UTF-8; expected text that is: rename what it names")
     try:
         app()
     except EclipseError as error:
@@ -74,7 +77,7 @@ def stop(how: str, number: int) -> NoReturn:
 
 def fail(message: str) -> None:
     """Say what is wrong in one sentence and leave with code 2."""
-    print("eclipse:", " ".join(message.splitlines()), file=sys.stderr)  # names of files may have line breaks
+    print("eclipse:", escaped(" ".join(message.splitlines())), file=sys.stderr)  # names of files may have line breaks
     sys.exit(2)
 
 

@@ -49,7 +49,7 @@ def bench(
     """Run a grid."""
     from eclipse.bench.plan import plan
     from eclipse.bench.runner import CellStep, run_cells
-    from eclipse.cli.show import Show, facts
+    from eclipse.cli.show import Show, facts, say
 
     asked = plan(grid, data, out, cells=cell or (), cache=cache, device=device)
     facts("settings", asked.in_words())
@@ -68,7 +68,7 @@ def bench(
 
     with Show() as show:
         broken = run_cells(asked.bench, asked.results, asked.missing, jobs, tell)
-    print(f"{total - broken} of {total} cells done; eclipse report {out} shows them")
+    say(f"{total - broken} of {total} cells done; eclipse report {out} shows them")
     if broken:
         print(
             f"eclipse: {broken} cells broke, see {asked.results.failed}; the same command tries again", file=sys.stderr

@@ -8,20 +8,19 @@ if TYPE_CHECKING:
 
 def carry_out(job: "Job", dry_run: bool) -> None:
     """Print what a job will do, do it, and print what was made."""
-    from eclipse.cli.show import Show, facts
+    from eclipse.cli.show import Show, facts, say
     from eclipse.jobs import job as life
 
     if life.check(job) == "finished":
         if not dry_run:
             life.tidy(job)
-        print(f"{job.out} is complete already, with the same settings")
+        say(f"{job.out} is complete already, with the same settings")
         return
     facts("settings", job.in_words())
     estimate = job.estimate()
     if estimate is not None:
         facts("expected cost", estimate)
-    for note in job.notes():
-        print(f"note: {note}")
+    say(*(f"note: {note}" for note in job.notes()))
     if dry_run:
         return
     with Show() as show:

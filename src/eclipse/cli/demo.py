@@ -21,7 +21,7 @@ def demo(
 ) -> None:
     """Run the demo."""
     from eclipse.attacks import make_attack
-    from eclipse.cli.show import Show
+    from eclipse.cli.show import Show, say
     from eclipse.data.source import load_imageset, open_source
     from eclipse.jobs import demo as story
 
@@ -36,7 +36,7 @@ def demo(
             attack=attack,
             seed=seed,
             device=device,
-            say=lambda line: print(line, flush=True),
+            say=say,
             tell=show.tell,
         )
-    print(f"picture: {told.picture}; numbers: {out / 'demo.json'}")
+    say(f"picture: {told.picture}; numbers: {out / 'demo.json'}")

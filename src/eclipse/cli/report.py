@@ -20,7 +20,8 @@ def report(
     ] = None,
 ) -> None:
     """Report a benchmark."""
+    from eclipse.cli.show import say
     from eclipse.report.grid import write_report
 
     for path in write_report(results, out):
-        print(f"wrote {path}")
+        say(f"wrote {path}")

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from eclipse.errors import escaped
+
 if TYPE_CHECKING:
     from eclipse.bench.runner import CellStep
     from eclipse.runs.state import Event
@@ -67,13 +69,14 @@ class Show:
             self.tell(event.step, f"{event.cell}: ")
             return
         end = f"{event.result.accuracy:.2%}" if event.result else f"failed: {event.reason.splitlines()[-1]}"
-        text = f"[{number}/{total}] {event.cell}: {end}"
+        text = escaped(f"[{number}/{total}] {event.cell}: {end}")
         if self._bars is not None:
             self._bars.console.print(Text(text))
         else:
             print(text, file=sys.stderr, flush=True)
 
     def _show(self, what: str, share: float, facts: str, seconds_left: float | None, now: float, keep: bool) -> None:
+        what, facts = escaped(what), escaped(facts)
         if self._bars is not None:
             if what not in self._tasks:
                 self._tasks[what] = self._bars.add_task(what, total=1.0, facts=facts)
@@ -85,12 +88,18 @@ class Show:
             print(f"{what}: {share:.0%}, {facts}{left}", file=sys.stderr, flush=True)
 
 
+def say(*lines: str) -> None:
+    """Print lines that may have names of a data set in them, which cannot steer the terminal."""
+    for line in lines:
+        print(escaped(line), flush=True)
+
+
 def facts(title: str, table: Mapping[str, Any]) -> None:
     """Print settings or findings, one a line."""
-    print(title)
+    say(title)
     for name, value in table.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
-        print(f"  {name:<18} {text}")
+        say(f"  {name:<18} {text}")
     sys.stdout.flush()
 
 
@@ -102,7 +111,7 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for title in head:
         table.add_column(title, no_wrap=title not in ("title", "passes an image"))
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(escaped(cell)) for cell in row))
     console = Console()
     (console if console.is_terminal else Console(width=WIDTH)).print(table)
 

@@ -37,7 +37,7 @@ def verify(
     label_column: Annotated[str | None, typer.Option(help="the column with the labels")] = None,
 ) -> None:
     """Verify a poisoned data set."""
-    from eclipse.cli.show import Show, facts
+    from eclipse.cli.show import Show, facts, say
     from eclipse.data.source import open_source
     from eclipse.jobs import verify
     from eclipse.runs.files import write_json
@@ -52,8 +52,5 @@ def verify(
     if json is not None:
         write_json(json, found.as_json())
     facts("verification", found.describe())
-    for note in found.notes():
-        print(f"note: {note}")
-    for problem in found.problems:
-        print(f"problem: {problem.what}")
+    say(*(f"note: {note}" for note in found.notes()), *(f"problem: {problem.what}" for problem in found.problems))
     raise typer.Exit(0 if found.holds else 1)

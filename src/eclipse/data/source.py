@@ -12,7 +12,7 @@ import numpy as np
 from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import Pixels, size_in_words
 from eclipse.data.store import Source, Store
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, is_utf8
 from eclipse.registry import Registry
 
 LAYOUTS: Registry[Callable[..., Store]] = Registry(
@@ -110,6 +110,8 @@ def layout_of(place: str) -> str:
 
     Others are asked where none of ours has a mark of its own, and before what is left: a folder of images.
     """
+    if not is_utf8(place):
+        raise EclipseError(f"the path {place!a} is not UTF-8; expected one that is: rename it")
     if place.startswith("hf:"):
         return "hub"
     path = Path(place)

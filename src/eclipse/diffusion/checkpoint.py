@@ -2,21 +2,25 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch as st
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser
 from eclipse.diffusion.schedule import NoiseSchedule
-from eclipse.errors import EclipseError
-from eclipse.runs.files import whole
+from eclipse.errors import EclipseError, reading
+from eclipse.runs.files import parse_json, whole
 
+_MOST_OPTIONS = 4096  # characters
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 REMEDY = "give a folder made by 'eclipse denoiser train' or 'eclipse denoiser import'"
 
@@ -43,19 +47,41 @@ def load_denoiser(folder: Path, device: torch.device | str = "cpu") -> Denoiser:
     Nothing in the folder can run code. Missing, damaged and foreign files raise ``EclipseError``.
     """
     folder = Path(folder)
-    config, checksum = _read_config(folder)
-    tensors = _read_weights(folder / WEIGHTS, checksum)
-    try:
+    with reading(folder, "a denoiser", REMEDY):
+        config, checksum = _read_config(folder)
+        tensors = _read_weights(folder / WEIGHTS, checksum)
+        try:
+            with torch.device("meta"), _no_more_parameters(tensors, folder):  # shapes alone, until these fit
+                planned = build_denoiser(config)
+        except EclipseError:
+            raise
+        except Exception as error:  # whatever a network's constructor makes of options that are not its own
+            raise EclipseError(
+                f"{folder / CONFIG}: its options do not make a {config.architecture!r} network; {REMEDY}"
+            ) from error
+        _check_tensors(folder / WEIGHTS, tensors, planned.network.state_dict())
         denoiser = build_denoiser(config)
-    except EclipseError:
-        raise
-    except Exception as error:  # whatever a network's constructor makes of options that are not its own
-        raise EclipseError(
-            f"{folder / CONFIG}: its options do not make a {config.architecture!r} network; {REMEDY}"
-        ) from error
-    _check_tensors(folder / WEIGHTS, tensors, denoiser.network.state_dict())
-    denoiser.network.load_state_dict(tensors)
-    return denoiser.to(device).eval().requires_grad_(False)
+        denoiser.network.load_state_dict(tensors)
+        return denoiser.to(device).eval().requires_grad_(False)
+
+
+@contextmanager
+def _no_more_parameters(tensors: Sized, folder: Path) -> Iterator[None]:
+    """Stop the making of a network of more parameters than there are tensors, which could go on for ever."""
+    made = itertools.count(1)
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        if next(made) > len(tensors):
+            raise EclipseError(
+                f"{folder / WEIGHTS} has no tensor for each parameter of the network in {CONFIG}, but {len(tensors)}; "
+                f"{REMEDY}"
+            )
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def fingerprint_denoiser(denoiser: Denoiser) -> str:
@@ -87,7 +113,9 @@ def _check_replaceable(folder: Path) -> None:
 def _read_config(folder: Path) -> tuple[DenoiserConfig, str]:
     """The config and the checksum of the weights that belong to it."""
     try:
-        fields = json.loads(_read(folder / CONFIG))
+        fields = parse_json(_read(folder / CONFIG))
+        if isinstance(fields, dict) and len(json.dumps(fields.get("options"))) > _MOST_OPTIONS:
+            raise ValueError(f"its 'options' have more than {_MOST_OPTIONS} characters")
         return _parse(fields), fields["weights_sha256"]
     except (ValueError, TypeError, RecursionError) as error:
         raise EclipseError(f"{folder / CONFIG} is not the config of a denoiser ({error}); {REMEDY}") from error

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from eclipse.errors import EclipseError, unknown
 
 Table = NDArray[np.float64]
+MOST_STEPS = 100_000  # a table has a number for each
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         if self.name not in _BETAS:
             raise unknown("noise schedule", self.name, _BETAS)
-        if self.T < 2:
-            raise EclipseError(f"a noise schedule of T = {self.T} steps is too short; expected at least 2")
+        if type(self.T) is not int or not 2 <= self.T <= MOST_STEPS:
+            raise EclipseError(f"a noise schedule of T = {self.T} steps; expected 2 to {MOST_STEPS:,}")
 
     @cached_property
     def abar(self) -> Table:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from eclipse.data.picture import Picture, encode_png
 from eclipse.data.store import Row, Source
 from eclipse.errors import EclipseError
+from eclipse.purification.room import Room
 from eclipse.runs.files import write_whole
 from eclipse.runs.manifest import check_same_settings
 
@@ -138,6 +139,7 @@ class Writer:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self._queue: queue.Queue[list[Item] | None] = queue.Queue(maxsize=4)
+        self._room = Room(4 * SHARD_BYTES)
         self._waiting: list[Item] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -149,6 +151,7 @@ class Writer:
     def put(self, items: list[Item]) -> None:
         """Hand items over; raises what went wrong with earlier ones."""
         self._raise()
+        self._room.enter(_values(items))
         self._queue.put(items)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -166,16 +169,22 @@ class Writer:
         items: list[Item] | None = []
         while items is not None:
             items = self._queue.get()
+            size = _values(items or [])
             if self._error is None:
                 try:
                     self._take(items)
                 except BaseException as error:  # handed to the main thread by the next put
                     self._error = error
+            self._room.leave(size)
 
     def _take(self, items: list[Item] | None) -> None:
         """Store what is waiting when it makes a shard, or when no more comes."""
         self._waiting += items or []
-        full = len(self._waiting) >= SHARD_ROWS or sum(item.values for item in self._waiting) >= SHARD_BYTES
+        full = len(self._waiting) >= SHARD_ROWS or _values(self._waiting) >= SHARD_BYTES
         if self._waiting and (full or items is None):
             self._shards.add(self._waiting)
             self._waiting = []
+
+
+def _values(items: list[Item]) -> int:
+    return sum(item.values for item in items)

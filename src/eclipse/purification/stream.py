@@ -22,6 +22,7 @@ from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
 from eclipse.errors import EclipseError
 from eclipse.purification.algorithm import Purification, absorb, denoise, prepare
 from eclipse.purification.compensation import once
+from eclipse.purification.room import Room
 from eclipse.purification.shards import Item, Shards, Writer, digest_of
 
 BATCH_PIXELS = 1 << 24  # noised at a time: 16 million pixels are 200 MB as float32
@@ -109,14 +110,18 @@ def purify_rows(
     """
     ready = prepare(denoiser, treatment.device)
     began, busy, resumed = time.monotonic(), 0.0, shards.rows
-    with closing(_prefetch(_absorbed(source, ready, treatment, batch, resumed))) as work, Writer(shards) as writer:
+    room = Room(4 * BATCH_PIXELS)
+    absorbed_ahead = _prefetch(_absorbed(source, ready, treatment, batch, resumed, room))
+    with closing(absorbed_ahead) as work, Writer(shards) as writer, room:
         for absorbed in work:
             at = time.monotonic()
             finished = _denoised(ready, absorbed, treatment)
             now = time.monotonic()
             busy += now - at
             writer.put(finished)
-            done = absorbed.first + len(finished)
+            done, pixels = absorbed.first + len(finished), _pixels(absorbed.items)
+            del absorbed, finished
+            room.leave(pixels)
             tell(Progress(done, len(source), (done - resumed) / (now - began), busy / (now - began)))
 
 
@@ -136,12 +141,19 @@ class _Batch:
     noised: dict[tuple[int, int], tuple[list[int], Tensor]]
 
 
-def _absorbed(source: Source, denoiser: Denoiser, treatment: Treatment, batch: int, start: int) -> Iterator[_Batch]:
-    """Read, decode and noise batches of rows; runs in the thread of ``_prefetch``."""
+def _absorbed(
+    source: Source, denoiser: Denoiser, treatment: Treatment, batch: int, start: int, room: Room
+) -> Iterator[_Batch]:
+    """Read, decode and noise batches of rows; runs in the thread of ``_prefetch``, and waits there for room."""
     first = start
     for items in _batches(source.rows(start), batch, treatment.skip_bad):
+        room.enter(_pixels(items))
         yield _Batch(first, items, _noised(denoiser, treatment, items))
         first += len(items)
+
+
+def _pixels(items: list[Item]) -> int:
+    return sum(item.values for item in items) // 3
 
 
 def _batches(rows: Iterator[Row], batch: int, skip_bad: bool) -> Iterator[list[Item]]:

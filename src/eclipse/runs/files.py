@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from eclipse.errors import EclipseError
 
 LOCK, PARTIAL = "lock", ".partial"
+MAX_TEXT, MAX_DEPTH = 2**26, 64  # bytes of a file of JSON or TOML, and how deeply it may be nested
+TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
+T = TypeVar("T")
 _PATIENCE_S = 0.2  # to see that the process before has just ended
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)  # of file systems that know none
 
@@ -30,23 +33,56 @@ def read_json(path: Path) -> Any:
     Raises:
         ValueError: it is none.
     """
+    return parse_json(read_bounded(path))
+
+
+def read_bounded(path: Path, most: int = MAX_TEXT) -> bytes:
+    """Read a file of text; ValueError for one of more bytes than people or this program write."""
+    with open(path, "rb") as file:
+        content = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
+    return _bounded(content, most)
+
+
+def _bounded(content: bytes, most: int) -> bytes:
+    if len(content) > most:
+        raise ValueError(f"it has more than {most >> 20} MiB")
+    return content
+
+
+def parse_json(content: bytes) -> Any:
+    """What JSON says, in bounded depth; ValueError where it is none."""
     try:
-        return json.loads(path.read_bytes())
+        return shallow(json.loads(_bounded(content, MAX_TEXT)))
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError(TOO_DEEP) from error
+
+
+def shallow(value: T) -> T:
+    """The value; ValueError where it is nested too deeply for what goes through it afterwards."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for part in level
+            if isinstance(part, dict | list)
+            for inner in (part.values() if isinstance(part, dict) else part)
+        ]
+        if not level:
+            return value
+    raise ValueError(TOO_DEEP)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
-    write_whole(path, text.encode())
+    write_whole(path, text.encode(errors="backslashreplace"))  # half a surrogate becomes its own escape in JSON
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
-    with whole(path) as partial:
-        partial.write_bytes(data)
+    with whole(path) as partial, partial.open("xb") as file:  # through no link
+        file.write(data)
 
 
 @contextmanager

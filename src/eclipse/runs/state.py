@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from eclipse.errors import EclipseError
-from eclipse.runs.files import write_whole
+from eclipse.runs.files import parse_json, write_whole
 
 TELL_EVERY_S = 1.0  # how often work whose parts are quick tells how far it is
 DENOISER = "denoiser"  # the stage of what several works share, which counts for none of them
@@ -105,7 +105,7 @@ class State:
 
         try:
             with safe_open(self._file(stage), "pt") as file:
-                facts = json.loads(file.metadata()["facts"])
+                facts = parse_json(file.metadata()["facts"].encode())
                 return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118, not a mapping
         except Exception as error:  # safetensors raises an error of its own on damaged files
             raise EclipseError(

@@ -30,7 +30,7 @@ from eclipse.data.layouts.pickles import (
 from eclipse.data.layouts.tree import carry, top_files, walk
 from eclipse.data.picture import Pixels, decode, planes
 from eclipse.data.store import Replacements, Row
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, reading
 
 _BYTES = 3072  # of one image
 _BLOCK = 256  # images read at once
@@ -64,7 +64,7 @@ class Batch:
         """Stream the images (3, 32, 32)."""
         array: ByteArray = self.entries["data"][1]
         assert array.data is not None
-        with open(self.path, "rb") as file:
+        with reading(self.path, "a CIFAR batch"), open(self.path, "rb") as file:
             if array.is_fortran or array.data.kind == "latin":
                 whole = np.frombuffer(array.data.load(file), np.uint8)
                 rows = whole.reshape(array.shape, order="F" if array.is_fortran else "C")
@@ -121,7 +121,8 @@ class CifarStore:
         for name, key in _NAME_FILES:
             if (folder / name).is_file():
                 entries = _entries(read_pickle(folder / name), folder / name)
-                names = tuple(item.text for item in entries[key][1]) if key in entries else ()
+                with reading(folder / name, f"a list of {key}"):
+                    names = tuple(item.text for item in entries[key][1]) if key in entries else ()
                 if all(label < len(names) for batch in self._batches for label in batch.labels):
                     return names
         return None
@@ -193,7 +194,7 @@ class EclipseStore:
 
     def read(self, start: int, stop: int) -> Iterator[Row]:
         """Stream the images as raw pixels."""
-        with open(self.root, "rb") as file:
+        with reading(self.root, "the ECLIPSE list"), open(self.root, "rb") as file:
             for row in range(start, stop):
                 offset, size = map(int, self._places[row])
                 data = String(self._kind, size, offset, None).load(file)

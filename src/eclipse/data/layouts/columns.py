@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eclipse.errors import EclipseError, unknown
+from eclipse.errors import EclipseError, is_utf8, unknown
+from eclipse.runs.files import parse_json
 
 _IMAGE_NAMES = ("image", "img", "picture", "jpg", "png")
 _LABEL_NAMES = ("label", "labels", "fine_label")
@@ -106,12 +107,16 @@ def _require_column(schema: Any, wanted: str, usable: Sequence[str], content: st
 
 
 def named_classes(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[str, ...] | None:
-    """Class names as ``datasets`` keeps them in the metadata of a schema."""
+    """Class names as ``datasets`` keeps them in the metadata of a schema; ValueError where these are damaged."""
     try:
-        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
-    except (KeyError, ValueError, TypeError):
+        names = parse_json((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
+    except (KeyError, TypeError):
         return None
-    return tuple(map(str, names)) if isinstance(names, list) else None
+    if not isinstance(names, list):
+        return None
+    if not all(isinstance(name, str) and is_utf8(name) for name in names):
+        raise ValueError(f"the class names of {column} are not text")
+    return tuple(names)
 
 
 def encoded_images(column: Any) -> Iterator[tuple[bytes | None, str | None]]:

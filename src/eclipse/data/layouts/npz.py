@@ -2,7 +2,6 @@
 
 import math
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +12,15 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eclipse.data.picture import decode, planes
+from eclipse.data.picture import MAX_BYTES, MAX_PIXELS, decode, planes
 from eclipse.data.store import Replacements, Row
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, is_utf8, reading
 
 _CHANNELS = (1, 3, 4)
 _NAMES = "class_names"  # the array that holds the class names, one string each
 _LABELS = ("labels", "label", "fine_labels", "fine_label", "targets", "target", "y")  # the array with the classes
 _BLOCK_BYTES = 2**22
+_MOST_TEXT = 2**24  # bytes of an array of text
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Header:
     def row_bytes(self) -> int:
         """Bytes of one entry along the first axis."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
+    def size(self) -> int:
+        """Bytes of all entries."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class ArrayStore:
@@ -67,6 +72,12 @@ class ArrayStore:
                 f"'images' in {self.root} is {header.dtype} of shape {shape}; expected uint8 (N, H, W), "
                 "(N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels"
             )
+        height, width = (shape[1:3] if len(shape) == 3 or shape[3] in _CHANNELS else shape[2:4])[:2]
+        if height * width > MAX_PIXELS:
+            raise EclipseError(
+                f"'images' in {self.root} are {width}x{height} pixels large, as decompression bombs are; expected at "
+                f"most {MAX_PIXELS:,} pixels each: cut them into pieces"
+            )
         return header
 
     def _find_labels(self) -> str | None:
@@ -82,12 +93,15 @@ class ArrayStore:
             raise EclipseError(
                 f"{name!r} in {self.root} is {header.dtype} of shape {header.shape}; expected integers, ({len(self)},)"
             )
-        return _load(archive, name, self.root)
+        return _load(archive, name, self.root, MAX_BYTES)
 
     def _load_names(self, archive: zipfile.ZipFile) -> tuple[str, ...] | None:
         header = self._headers[_NAMES]
         is_list_of_text = len(header.shape) == 1 and header.dtype.kind == "U"
-        return tuple(map(str, _load(archive, _NAMES, self.root))) if is_list_of_text else None
+        names = tuple(map(str, _load(archive, _NAMES, self.root, _MOST_TEXT))) if is_list_of_text else None
+        if not all(map(is_utf8, names or ())):
+            raise EclipseError(f"{_NAMES!r} in {self.root} holds text that is not UTF-8; expected names that are")
+        return names
 
     def __len__(self) -> int:
         return self._images.shape[0]
@@ -166,7 +180,7 @@ def array_headers(path: Path) -> dict[str, Header]:
 
 
 def load_array(path: Path, name: str) -> NDArray[Any]:
-    """Read one array of an archive into memory; look at its header first."""
+    """Read one array of an archive into memory; look at the shape in its header first."""
     with _archive(path) as archive:
         return _load(archive, name, path)
 
@@ -187,13 +201,8 @@ def write_header(file: IO[bytes], shape: tuple[int, ...], dtype: "np.dtype[Any]"
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open an archive, and word what is wrong with it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise EclipseError(
-            f"{path} is not an .npz archive that can be read ({error}); expected one: write it again"
-        ) from error
+    with reading(path, "an .npz archive"), zipfile.ZipFile(path) as archive:
+        yield archive
 
 
 def _headers(archive: zipfile.ZipFile, path: Path) -> dict[str, Header]:
@@ -202,19 +211,25 @@ def _headers(archive: zipfile.ZipFile, path: Path) -> dict[str, Header]:
         if not info.filename.endswith(".npy"):
             raise EclipseError(f"{path} holds {info.filename!r}; expected arrays alone, as numpy.savez writes them")
         name = info.filename.removesuffix(".npy")
-        try:
-            with archive.open(info) as file:
-                headers[name] = _read_header(file, name, path)
-        except RuntimeError as error:  # encrypted, or compressed in an unknown way
-            raise EclipseError(f"the array {name!r} in {path} cannot be read: {error}; expected plain .npz") from error
+        with reading(f"the array {name!r} in {path}", "one of a plain .npz"), archive.open(info) as file:
+            headers[name] = _read_header(file, name, path)
+            if info.file_size < headers[name].size:
+                raise EclipseError(
+                    f"the array {name!r} in {path} has {info.file_size:,} bytes, and its header asks for "
+                    f"{headers[name].size:,}; expected a complete archive: write it again"
+                )
     return headers
 
 
-def _load(archive: zipfile.ZipFile, name: str, path: Path) -> NDArray[Any]:
+def _load(archive: zipfile.ZipFile, name: str, path: Path, most: float = math.inf) -> NDArray[Any]:
     with archive.open(name + ".npy") as file:
         header = _read_header(file, name, path)
-        rows = _rows_between(file, header, 0, header.shape[0], path)
-        return np.frombuffer(b"".join(data for _, data in rows), header.dtype).reshape(header.shape)
+        if header.size > most:
+            raise EclipseError(f"the array {name!r} in {path} has {header.size:,} bytes; expected at most {most:,.0f}")
+        data = file.read(header.size)
+        if len(data) < header.size:
+            raise EclipseError(f"{path} ends within its array {name!r}; expected a complete archive")
+        return np.frombuffer(data, header.dtype).reshape(header.shape)
 
 
 def _read_header(file: IO[bytes], name: str, path: Path) -> Header:
@@ -223,12 +238,10 @@ def _read_header(file: IO[bytes], name: str, path: Path) -> Header:
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
-    try:
+    with reading(f"the header of the array {name!r} in {path}", "one that numpy writes"):
         shape, fortran, dtype = readers[np.lib.format.read_magic(file)](file)
-    except (ValueError, KeyError) as error:
-        raise EclipseError(
-            f"the array {name!r} in {path} has no valid header; expected one as numpy writes it"
-        ) from error
+        if any(isinstance(length, bool) or length < 0 for length in shape):
+            raise ValueError(f"it has the shape {shape}")
     if dtype.hasobject:
         raise EclipseError(f"the array {name!r} in {path} holds Python objects; expected numbers or strings")
     if fortran and len(shape) > 1:

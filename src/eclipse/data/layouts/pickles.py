@@ -91,7 +91,9 @@ def read_pickle(path: Path) -> Any:
             return _Reader(file, path.stat().st_size).run()
         except _Refused as error:
             raise unreadable(path, str(error)) from error
-        except (IndexError, KeyError, ValueError, TypeError, AttributeError, struct.error) as error:
+        except OSError:
+            raise
+        except Exception as error:  # whatever instructions in a wrong order lead to
             raise unreadable(path, "it is damaged or holds unknown objects") from error
 
 

@@ -30,7 +30,8 @@ from eclipse.data.layouts.table_files import ARROW, PARQUET, Codec, readable, wr
 from eclipse.data.layouts.tree import carry, refuse_split_files, top_files, walk
 from eclipse.data.picture import MAX_BYTES
 from eclipse.data.store import Replacements, Row
-from eclipse.errors import EclipseError, require
+from eclipse.errors import EclipseError, reading, require
+from eclipse.runs.files import read_json
 
 _TAKEN = {
     "npz": ("images", "labels", "class_names"),
@@ -79,7 +80,8 @@ class TableStore:
             return None
         if is_text(self.schema.field(self._label_column).type):
             return tuple(sorted(self._distinct_labels(self._label_column)))
-        return named_classes(self.schema.metadata, self._label_column)
+        with reading(f"the metadata of {self._paths[0]}", "those that datasets writes"):
+            return named_classes(self.schema.metadata, self._label_column)
 
     def _distinct_labels(self, column: str) -> set[str]:
         found: set[str] = set()
@@ -111,6 +113,8 @@ class TableStore:
                     row += len(part)
                     if row == inside.stop:
                         break
+                else:
+                    raise ValueError(f"it ends after row {row} of {inside.stop}")
 
     def read(self, start: int, stop: int) -> Iterator[Row]:
         """Stream the rows; an image that is missing has no bytes."""
@@ -124,7 +128,7 @@ class TableStore:
 
     def _downloaded(self, place: str | None) -> bytes:
         """Read an image of which the table has the path alone: only from below the folder of downloads."""
-        if not place or self._downloads is None:
+        if not place or "\0" in place or self._downloads is None:
             return b""
         path = Path(place).resolve()
         if not path.is_relative_to(self._downloads.resolve()) or not path.is_file():
@@ -148,9 +152,13 @@ class TableStore:
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
         """Stream the other columns as Python values."""
         if not self.other_columns:
-            return repeat({}, stop - start)
+            yield from repeat(dict[str, Any](), stop - start)
+            return
         batches = self._batches(start, stop, self.other_columns)
-        return (row for _, _, batch in batches for row in batch.to_pylist())
+        for path, _, batch in batches:
+            with readable(path):  # dates, say, that Python does not have
+                rows = batch.to_pylist()
+            yield from rows
 
     def check_others(self, format: str) -> None:
         """Refuse the other columns that have no place in JSON lines, or as arrays in an .npz archive."""
@@ -284,7 +292,7 @@ def open_hub(name: str, columns: Columns) -> TableStore:
 
 def _read_state(root: Path) -> dict[str, Any]:
     try:
-        state = json.loads((root / "state.json").read_bytes())
+        state = read_json(root / "state.json")
         names = [entry["filename"] for entry in state["_data_files"]]
     except (ValueError, KeyError, TypeError) as error:
         raise EclipseError(

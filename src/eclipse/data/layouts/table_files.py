@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
-from eclipse.errors import EclipseError
+from eclipse.errors import reading
 
 _BATCH_ROWS = 64  # read at once; images may have megabytes
+_BATCH_BYTES = 2**27  # and no more than these, whatever the rows are
+_BOMB_BYTES, _BOMB_RATIO = 2**28, 100
 _GROUP_ROWS = 5000  # a row group is written when it reaches one of these two
 _GROUP_BYTES = 2**26
 
@@ -38,16 +41,12 @@ class Codec:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Word pyarrow's errors about the content of a file; those of the disk carry an errno and pass."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None) is not None:
-            raise
-        reason = str(error).strip().partition("\n")[0].removeprefix(f"Could not open Parquet input source '{path}': ")
-        raise EclipseError(
-            f"{path} cannot be read as a table ({reason}); expected a complete Parquet or Arrow file"
-        ) from error
+    """Word what the content of a file makes pyarrow raise."""
+    with reading(path, "a table", "expected a complete Parquet or Arrow file"):
+        try:
+            yield
+        except pa.ArrowInvalid as error:
+            raise ValueError(str(error).removeprefix(f"Could not open Parquet input source '{path}': ")) from error
 
 
 def write_batches(codec: Codec, target: Path, schema: Any, image: str, batches: Iterable[Any]) -> None:
@@ -91,10 +90,37 @@ def _parquet_batches(filesystem: Any, path: Path, start: int, columns: Sequence[
             skip -= file.metadata.row_group(group).num_rows
             group += 1
         groups = list(range(group, file.num_row_groups))
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
-            if skip < len(batch):
-                yield batch.slice(skip)
-            skip = max(skip - len(batch), 0)
+        for number in groups:
+            _refuse_bombs(file.metadata.row_group(number))
+        # Row by row: 64 values of a dictionary can have any size, whatever the metadata say.
+        rows = file.iter_batches(1, row_groups=groups, columns=columns, use_threads=False)
+        for batch in _joined(islice(rows, skip, None)):
+            batch.validate(full=True)  # text of unknown origin need not be UTF-8
+            yield batch
+
+
+def _refuse_bombs(group: Any) -> None:
+    """Raise for a column that unpacks to far more than images and text do; a page of it is unpacked as a whole."""
+    for column in map(group.column, range(group.num_columns)):
+        packed, unpacked = column.total_compressed_size, column.total_uncompressed_size
+        if unpacked > max(_BOMB_BYTES, _BOMB_RATIO * packed):
+            raise ValueError(
+                f"{column.path_in_schema} unpacks from {packed:,} bytes to {unpacked:,}, as decompression bombs do"
+            )
+
+
+def _joined(rows: Iterable[Any]) -> Iterator[Any]:
+    """Join batches of a row each to batches of bounded size."""
+    waiting: list[Any] = []
+    size = 0
+    for row in rows:
+        waiting.append(row)
+        size += row.nbytes
+        if len(waiting) == _BATCH_ROWS or size >= _BATCH_BYTES:
+            batch, waiting, size = pa.concat_batches(waiting), [], 0
+            yield batch
+    if waiting:
+        yield pa.concat_batches(waiting)
 
 
 def _parquet_writer(target: Path, schema: Any, image: str) -> AbstractContextManager[Any]:

@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, is_utf8
+
+_MOST_PARTS = 100  # of a path in a data set; functions of the standard library recurse for each
 
 _SPLITS = {"train": "train|training", "validation": "val|valid|validation|dev", "test": "test|testing|eval|evaluation"}
 _WORD = "|".join(f"(?P<{split}>{words})" for split, words in _SPLITS.items())
@@ -56,6 +58,10 @@ def folders(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     waiting = [""]
     while waiting:
         below = waiting.pop()
+        if below.count("/") >= _MOST_PARTS:
+            raise EclipseError(
+                f"{root} has folders in one another more than {_MOST_PARTS} deep; expected fewer: move them up"
+            )
         files, subfolders = _list(root, below)
         yield below, files, subfolders
         waiting.extend(f"{below}{name}/" for name in reversed(subfolders))
@@ -81,6 +87,18 @@ def carry(root: Path, target: Path, wanted: Callable[[str], bool]) -> None:
             shutil.copyfile(root / path, target / path)
 
 
+def fault_of(path: str) -> str | None:
+    """What is wrong with a POSIX path below the root of a data set, in words; None where nothing is."""
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts:
+        return "leads out of it"
+    if len(parts) > _MOST_PARTS:
+        return f"lies more than {_MOST_PARTS} folders deep"
+    if "\0" in path:
+        return "has a zero byte"
+    return None if is_utf8(path) else "is not UTF-8"
+
+
 def place(target: Path, path: str) -> Path:
     """Make the folders for a file at ``path`` below target and return its full path."""
     full = target / path
@@ -100,7 +118,7 @@ def _list(root: Path, below: str) -> tuple[list[str], list[str]]:
 
 def _is_folder(entry: os.DirEntry[str], root: Path) -> bool:
     """Tell folders from files, and refuse what is neither."""
-    if not _is_utf8(entry.name):
+    if not is_utf8(entry.name):
         raise EclipseError(
             f"the name of {os.fsencode(entry.path)!r} is not UTF-8; expected one that is: rename the file"
         )
@@ -111,11 +129,3 @@ def _is_folder(entry: os.DirEntry[str], root: Path) -> bool:
     if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root.resolve()):
         raise EclipseError(f"{entry.path} is a link that leads out of {root}; expected a file: copy it into the folder")
     return False
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

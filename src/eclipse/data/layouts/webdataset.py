@@ -13,13 +13,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from eclipse.data.layouts.folder import is_image, png_path
-from eclipse.data.layouts.tree import carry, refuse_split_files, top_files, walk
+from eclipse.data.layouts.tree import carry, fault_of, refuse_split_files, top_files, walk
 from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
 from eclipse.data.store import Replacements, Row
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, reading
+from eclipse.runs.files import read_bounded
 
 NAMES_FILE = "classnames.txt"
 _CLASS_BYTES = 64  # of a .cls member: one integer
+_HEADER_BYTES = 2**20  # of one that extends the header of the next member: a long name, say
+_EXTENDED = (*tarfile.GNU_TYPES[:2], tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 @dataclass(frozen=True)
@@ -150,12 +153,16 @@ def expand_range(text: str) -> Iterator[str]:
 
 def add_member(tar: tarfile.TarFile, name: str, data: bytes, like: tarfile.TarInfo | None = None) -> None:
     """Append a file, with the times and owner of another member or none."""
+    tar.addfile(_entry(name, len(data), like), io.BytesIO(data))
+
+
+def _entry(name: str, size: int, like: tarfile.TarInfo | None) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)  # not a copy: extended headers of the old one would override name and size
     if like is not None:
         member.mtime, member.mode = like.mtime, like.mode
         member.uid, member.gid, member.uname, member.gname = like.uid, like.gid, like.uname, like.gname
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
+    member.size = size
+    return member
 
 
 def _extension(name: str) -> str:
@@ -173,16 +180,20 @@ def _key(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
+class _Member(tarfile.TarInfo):
+    """Reads no header of an unreasonable size into memory."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> Any:
+        if self.type in _EXTENDED and self.size > _HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+
 @contextmanager
 def _opened(shard: Path) -> Iterator[tarfile.TarFile]:
     """Open a shard for reading member by member, and word what is wrong with it."""
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            yield tar
-    except tarfile.TarError as error:
-        raise EclipseError(
-            f"{shard} is not a complete, uncompressed tar file ({error}); expected one: write it again"
-        ) from error
+    with reading(shard, "a complete, uncompressed tar file"), tarfile.open(shard, "r:", tarinfo=_Member) as tar:
+        yield tar
 
 
 def _scan(shard: Path) -> tuple[int, int]:
@@ -219,8 +230,8 @@ def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]:
     # Opening has read the first member. Python 3.10 asks for a place before the file where there was none.
     while tar.offset and (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # it would grow with the shard
-        if member.name.startswith("/") or ".." in member.name.split("/"):
-            raise EclipseError(f"{shard} has the member {member.name!r}, which leads out of it; expected a path inside")
+        if fault := fault_of(member.name):
+            raise EclipseError(f"{shard} has the member {member.name[:200]!r}, which {fault}; expected a path inside")
         if not (member.isreg() or member.isdir()) or member.issparse():
             raise EclipseError(
                 f"{shard} has the member {member.name!r}, a link or device; expected files and folders alone"
@@ -265,7 +276,8 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> bytes
 def _read_names(folder: Path) -> tuple[str, ...] | None:
     """Class names, one a line, in the file that zero-shot benchmarks keep beside the shards."""
     path = folder / NAMES_FILE
-    return tuple(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else None
+    with reading(path, "class names in UTF-8, one a line"):
+        return tuple(read_bounded(path).decode().splitlines()) if path.is_file() else None
 
 
 def _class_number(tar: tarfile.TarFile, shard: Path, member: tarfile.TarInfo) -> int:
@@ -293,4 +305,4 @@ def _rewrite(shard: Path, target: Path, inside: range, new: Replacements) -> Non
                         out, png_path(member.name) if is_image(member.name) else f"{sample.key}.png", png, member
                     )
                 else:
-                    add_member(out, member.name, _content(tar, member, member.size), member)
+                    out.addfile(_entry(member.name, member.size, member), tar.extractfile(member))
