@@ -11,6 +11,7 @@ import torch
 
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device
 from eclipse.data.output import check_apart, check_output, describe_rest, write_output
+from eclipse.data.overlap import note_of_shared, shared_with
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
@@ -107,16 +108,27 @@ class Purify(Job):
         """Refuse a place where the data set could not be written."""
         check_output(self.source, self.out, self.format)
 
+    @cached_property
+    def _shared(self) -> int:
+        """How many trusted images are among those to purify; all of them are refused."""
+        assert self.trusted is not None
+        return shared_with(self.source, self.trusted)
+
     def notes(self) -> list[str]:
-        """What becomes of what is no image, and whether there are more trusted images than the method needs."""
+        """What becomes of what is no image, and whether trusted images are suspicious, or more than are needed."""
         _, notes = describe_rest(self.source, self.format)
-        if self.trusted is None or len(self.trusted) <= SPARSE * len(self.source):
+        if self.trusted is None:
+            return notes
+        if not self.denoiser.exists():
+            notes = [*notes, *note_of_shared(self._shared, len(self.trusted))]
+        enough = max(MIN_IMAGES, SPARSE * len(self.source))
+        if len(self.trusted) <= enough:
             return notes
         share = len(self.trusted) / len(self.source)
         return [
             *notes,
             f"{len(self.trusted)} trusted images are {share:.0%} of the {len(self.source)} to purify; "
-            f"{SPARSE:.0%} are enough for the method, and more did not help in the paper",
+            f"{enough:.0f} are enough for the method, and more did not help in the paper",
         ]
 
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
@@ -151,6 +163,7 @@ class Purify(Job):
         trusted = check_trusted(load_pictures(self.trusted), self.planned.config)
         how = self.treatment
         if not self.denoiser.exists():  # before a training that takes minutes
+            _ = self._shared
             check_first(self.source, self.planned.config, how.skip_bad)
         return denoiser_in(self.denoiser, self.planned, trusted, Work(how.seed, how.device), on_step=tell)
 

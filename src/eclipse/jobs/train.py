@@ -11,7 +11,7 @@ from eclipse.classifiers.classifier import CLASSIFIERS
 from eclipse.classifiers.fit import Recipe, recipe_with
 from eclipse.compute.device import compute_dtype, describe_device, enough_memory, resolve_device
 from eclipse.data.imageset import ImageSet
-from eclipse.data.overlap import check_apart_from_test
+from eclipse.data.overlap import check_apart_from_test, note_of_shared, refuse_if_all, shared_rows
 from eclipse.data.source import load_imageset, open_source
 from eclipse.defenses import DEFENSES
 from eclipse.defenses.defense import Defense
@@ -97,6 +97,12 @@ class Train(Job):
             "output": self.out,
         }
 
+    def notes(self) -> list[str]:
+        """Whether trusted images are among the training images."""
+        if self.trusted is None:
+            return []
+        return note_of_shared(shared_rows(self.data, self.trusted), len(self.trusted))
+
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Prepare the set, train on it, and write the result and the weights; goes on after the last epoch."""
         assert state.folder is not None
@@ -180,6 +186,9 @@ def _load(specs: Mapping[str, str | None]) -> dict[str, ImageSet]:
     parts = {"dataset": "training", "trusted set": "trusted"}
     for name in sets.keys() & parts.keys():
         check_apart_from_test(sources["test set"], sets["test set"], sources[name], sets[name], parts[name])
+    if trusted := sets.get("trusted set"):
+        shared = shared_rows(sets["dataset"], trusted)
+        refuse_if_all(shared, len(trusted), sources["dataset"].spec, sources["trusted set"].spec)
     return sets
 
 
