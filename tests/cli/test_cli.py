@@ -39,6 +39,7 @@ from eclipse.data.source import load_imageset, open_source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser, save_denoiser
 from eclipse.diffusion.presets import FAST
 from eclipse.diffusion.training import TrainStep
+from eclipse.errors import EclipseError
 from eclipse.jobs import doctor
 from eclipse.jobs import purify as purify_job
 from eclipse.purification import shards, stream
@@ -46,6 +47,7 @@ from eclipse.purification.arrays import purify
 from eclipse.purification.compensation import once
 from eclipse.purification.stream import Progress
 from eclipse.runs import manifest as manifests
+from eclipse.runs.files import check_name
 
 
 @pytest.fixture
@@ -331,8 +333,24 @@ $ eclipse purify images --denoiser denoiser --out trusted
 trusted exists already; expected a new path: choose another one or remove it
 $ [file] eclipse purify images --denoiser denoiser --out file/out
 file/out cannot be made, since .*/file is not a folder that can be written; choose another path
-$ eclipse purify images --denoiser denoiser --out out.npz
-out\.npz is named like npz, but would be written as folder; expected a fitting name: add --format npz
+$ eclipse purify images --denoiser denoiser --out out.npz --format parquet
+out\.npz is named like npz, but would be written as parquet; expected a fitting name: add --format npz
+$ eclipse purify s3://bucket/images --denoiser denoiser --out out
+'s3://bucket/images' is a URL; expected a path on this machine: copy the data by the tools of s3
+$ eclipse purify images --denoiser denoiser --out s3://bucket/out
+'s3://bucket/out' is a URL; expected a path on this machine
+$ eclipse purify images --trusted https://host/t-{0..9}.tar[:5] --out out
+'https://host/t-\{0\.\.9\}\.tar\[:5\]' is a URL; expected a path on this machine
+$ eclipse poison images --attack urp --out=file:///tmp/out
+'file:///tmp/out' is a URL; expected a path on this machine
+$ eclipse train images --test images --out gs://bucket/run
+'gs://bucket/run' is a URL; expected a path on this machine
+$ eclipse denoiser train images --out hdfs://host/out
+'hdfs://host/out' is a URL; expected a path on this machine
+$ eclipse bench grid.toml --out s3://bucket/results
+'s3://bucket/results' is a URL; expected a path on this machine
+$ eclipse demo --out s3://bucket/demo
+'s3://bucket/demo' is a URL; expected a path on this machine
 $ [many] eclipse demo --data many --out images
 images is not empty; give the demo a new folder with --out, or delete it
 """
@@ -538,6 +556,25 @@ def test_every_format_holds_the_same_images(place: Path, command: Command, forma
     np.testing.assert_array_equal(after.images, expected)
     assert after.labels is not None and before.labels is not None and (after.labels == before.labels).all()
     assert manifest(name)["settings"]["output"]["format"] == format
+
+
+@pytest.mark.parametrize(("name", "layout"), [("a.npz", "npz"), ("a.Parquet", "parquet"), ("a.tar", "webdataset")])
+@pytest.mark.parametrize("words", ["purify images --denoiser denoiser", "poison images --attack urp"])
+def test_the_name_of_an_output_tells_its_format(
+    place: Path, command: Command, words: str, name: str, layout: str
+) -> None:
+    said = command(*words.split(), "--out", name)
+    assert said.code == 0, said
+    again = open_source(name)
+    assert (again.layout, len(again)) == (layout, 20)
+    assert json.loads(Path(f"{name}.run.json").read_text())["settings"]["output"]["format"] == layout
+    assert "complete already" in command(*words.split(), "--out", name, "--format", layout).out
+
+
+@pytest.mark.parametrize("place_of", [check_name, lambda path: open_source(str(path))])
+def test_a_url_is_no_folder_in_python_either(place_of: Callable[[Path], object]) -> None:
+    with pytest.raises(EclipseError, match="is a URL; expected a path on this machine"):
+        place_of(Path("s3://bucket/data"))
 
 
 def test_compensation_may_be_written_into_the_images(place: Path, command: Command) -> None:

@@ -13,6 +13,7 @@ import typer.core
 from eclipse.cli import bench, demo, denoiser, doctor, methods, poison, purify, report, train, verify
 from eclipse.compute.memory import keep_freed_memory
 from eclipse.errors import EclipseError
+from eclipse.runs.files import check_local
 
 
 class _Commands(typer.core.TyperGroup):
@@ -54,6 +55,8 @@ def main() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # Python's warnings are for programmers; python -W brings them back
     try:
+        for word in sys.argv[1:]:
+            check_local(word.rpartition("=")[2])
         app()
     except EclipseError as error:
         fail(str(error))

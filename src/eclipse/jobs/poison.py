@@ -20,7 +20,7 @@ from eclipse.classifiers.pgd import scaled_radius
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.changes import Sizes, Spread, length_in_words
 from eclipse.data.imageset import ImageSet
-from eclipse.data.output import check_apart, check_output, describe_rest, write_output
+from eclipse.data.output import check_apart, check_output, describe_rest, named_format, write_output
 from eclipse.data.picture import encode_png, repainted
 from eclipse.data.source import load_imageset, open_source
 from eclipse.data.store import Source
@@ -298,7 +298,7 @@ def poison_job(
         unit: scale of a perturbation, a name in ``imported.UNITS``.
         seed: decides the poison.
         device: ``auto``, ``cpu`` or ``cuda``.
-        format: of the output; None for that of the input.
+        format: of the output; None for that of its name (``out.npz``), or else of the input.
         image_column: the column with the images, where it cannot be told.
         label_column: the column with the labels.
     """
@@ -312,6 +312,7 @@ def poison_job(
     check_name(out)
     where = resolve_device(device)
     source = open_source(dataset, image_column=image_column, label_column=label_column)
+    format = named_format(source, out, format)
     if attack is not None:
         size = scale or "paper"
         return Craft(source, out, format, ATTACKS.asked(attack, size, settings), attack, size, seed, where)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device
-from eclipse.data.output import check_apart, check_output, describe_rest, write_output
+from eclipse.data.output import check_apart, check_output, describe_rest, named_format, write_output
 from eclipse.data.overlap import note_of_shared, shared_with
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
@@ -218,7 +218,7 @@ def purify_job(
         sampler: a name in ``samplers.SAMPLERS``.
         seed: of the training and of the noise.
         device: ``auto``, ``cpu`` or ``cuda``.
-        format: of the output; None for that of the input.
+        format: of the output; None for that of its name (``out.npz``), or else of the input.
         compensate: ``online`` (left to training time) or ``once`` (written into the data).
         p: probability of grayscale.
         noise: standard deviation of the compensation's noise on the [0, 1] scale.
@@ -233,6 +233,7 @@ def purify_job(
     _check_options(out, trusted, denoiser, compensate, batch, {"iterations": iterations, "minutes": minutes})
     where = resolve_device(device)
     source = open_source(images, image_column=image_column, label_column=label_column)
+    format = named_format(source, out, format)
     ready = None if denoiser is None else load_denoiser(denoiser)
     level = None if sigma is None else sigma / 255
     if ready is not None:
