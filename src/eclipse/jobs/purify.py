@@ -1,6 +1,5 @@
 """``eclipse purify``: from a suspicious data set and a few trusted images to a purified copy."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,7 +24,7 @@ from eclipse.purification.compensation import check_parameters
 from eclipse.purification.shards import Shards
 from eclipse.purification.stream import Treatment, check_first, purify_rows
 from eclipse.runs.files import check_name, clear
-from eclipse.runs.manifest import run_json
+from eclipse.runs.manifest import Times, run_json
 from eclipse.runs.state import State, Work
 
 SPARSE = 0.05  # of the data set: the defender's assumption of the paper
@@ -134,22 +133,25 @@ class Purify(Job):
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Train the denoiser, or load it, purify, and put the output together."""
         assert state.folder is not None
-        began = time.monotonic()
-        denoiser = self.ready or self._trained(tell)
+        times = Times(state.folder)
+        tell = times.telling(tell)
+        with times.part("denoiser"):
+            denoiser = self.ready or self._trained(tell)
         fingerprint = self.inputs.get("denoiser fingerprint") or fingerprint_denoiser(denoiser)
         check_first(self.source, denoiser.config, self.treatment.skip_bad)
         shards = Shards(state.folder, fingerprint)
         shards.check(self.source, self.treatment.skip_bad)
-        trained = time.monotonic()
-        purify_rows(self.source, denoiser, self.treatment, shards, batch=self.batch, tell=tell)
+        with times.part("purification"):
+            purify_rows(self.source, denoiser, self.treatment, shards, batch=self.batch, tell=tell)
         skipped = shards.skipped()
         if len(skipped) == len(self.source):
             clear(state.folder)
             raise EclipseError(f"{self.source.spec}: none of its {len(skipped)} images can be read; nothing to purify")
-        made = write_output(self.source, shards.pictures(), place, self.format, frozenset(skipped))
+        with times.part("purification"):
+            made = write_output(self.source, shards.pictures(), place, self.format, frozenset(skipped))
         purified = len(self.source) - len(skipped)
         return {
-            "seconds": {"denoiser": round(trained - began, 2), "purification": round(time.monotonic() - trained, 2)},
+            "seconds": times.seconds,
             "counts": {"input": len(self.source), "purified": purified, "skipped": len(skipped)},
             "skipped": dict(skipped.values()),
             **describe_rest(self.source, self.format)[0],

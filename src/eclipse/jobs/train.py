@@ -1,6 +1,5 @@
 """``eclipse train``: prepare a data set with a defense, train a victim on it, and keep what came out in a folder."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from eclipse.defenses.victim import Trained, check_sets, new_victim, train_victi
 from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
 from eclipse.runs.files import check_name, write_json
+from eclipse.runs.manifest import Times
 from eclipse.runs.state import State, Work
 
 RESULT, WEIGHTS = "result.json", "model.safetensors"
@@ -106,11 +106,10 @@ class Train(Job):
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Prepare the set, train on it, and write the result and the weights; goes on after the last epoch."""
         assert state.folder is not None
-        began = time.monotonic()
-        with enough_memory(self.device, f"for the defense {self.names['defense']}"):
-            preparing = Work(self.seed, self.device, State(state.folder / "prepare", tell))
+        times = Times(state.folder)
+        with times.part("prepare"), enough_memory(self.device, f"for the defense {self.names['defense']}"):
+            preparing = Work(self.seed, self.device, State(state.folder / "prepare", times.telling(tell)))
             data = self.defense.prepare(self.data, self.trusted, preparing)
-        prepared_s = time.monotonic() - began
         work = Work(self.seed, self.device, state)
         trained = train_victim(data, self.test, self.defense, self.arch, self.recipe, work, compiled=self.compiled)
         result = {
@@ -123,7 +122,7 @@ class Train(Job):
             "parameters": trained.parameters,
             "accuracy": trained.accuracy,
             "epochs": list(trained.epochs),
-            "seconds": {"prepare": round(prepared_s, 2), "train": round(trained.seconds, 2)},
+            "seconds": {**times.seconds, "train": round(trained.seconds, 2)},
         }
         _write(place, trained, result)
         last = {name: trained.epochs[-1][name] for name in ("epoch", "train_accuracy")}
