@@ -28,7 +28,9 @@ from kit.commands import Command, files, refusal, write_images
 from kit.golden import write_checkpoint
 from kit.hostile import malicious
 from kit.layouts import tree_bytes
-from kit.tiny import tiny_denoiser
+from kit.tiny import some_images, tiny_denoiser
+from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 
 from eclipse.cli import show
@@ -37,6 +39,7 @@ from eclipse.data.source import load_imageset, open_source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser, save_denoiser
 from eclipse.diffusion.presets import FAST
 from eclipse.diffusion.training import TrainStep
+from eclipse.errors import EclipseError
 from eclipse.jobs import doctor
 from eclipse.jobs import purify as purify_job
 from eclipse.purification import shards, stream
@@ -44,6 +47,7 @@ from eclipse.purification.arrays import purify
 from eclipse.purification.compensation import once
 from eclipse.purification.stream import Progress
 from eclipse.runs import manifest as manifests
+from eclipse.runs.files import check_name
 from eclipse.runs.state import StageStep
 
 
@@ -330,8 +334,24 @@ $ eclipse purify images --denoiser denoiser --out trusted
 trusted exists already; expected a new path: choose another one or remove it
 $ [file] eclipse purify images --denoiser denoiser --out file/out
 file/out cannot be made, since .*/file is not a folder that can be written; choose another path
-$ eclipse purify images --denoiser denoiser --out out.npz
-out\.npz is named like npz, but would be written as folder; expected a fitting name: add --format npz
+$ eclipse purify images --denoiser denoiser --out out.npz --format parquet
+out\.npz is named like npz, but would be written as parquet; expected a fitting name: add --format npz
+$ eclipse purify s3://bucket/images --denoiser denoiser --out out
+'s3://bucket/images' is a URL; expected a path on this machine: copy the data by the tools of s3
+$ eclipse purify images --denoiser denoiser --out s3://bucket/out
+'s3://bucket/out' is a URL; expected a path on this machine
+$ eclipse purify images --trusted https://host/t-{0..9}.tar[:5] --out out
+'https://host/t-\{0\.\.9\}\.tar\[:5\]' is a URL; expected a path on this machine
+$ eclipse poison images --attack urp --out=file:///tmp/out
+'file:///tmp/out' is a URL; expected a path on this machine
+$ eclipse train images --test images --out gs://bucket/run
+'gs://bucket/run' is a URL; expected a path on this machine
+$ eclipse denoiser train images --out hdfs://host/out
+'hdfs://host/out' is a URL; expected a path on this machine
+$ eclipse bench grid.toml --out s3://bucket/results
+'s3://bucket/results' is a URL; expected a path on this machine
+$ eclipse demo --out s3://bucket/demo
+'s3://bucket/demo' is a URL; expected a path on this machine
 $ [many] eclipse demo --data many --out images
 images is not empty; give the demo a new folder with --out, or delete it
 """
@@ -561,6 +581,25 @@ def test_every_format_holds_the_same_images(place: Path, command: Command, forma
     assert manifest(name)["settings"]["output"]["format"] == format
 
 
+@pytest.mark.parametrize(("name", "layout"), [("a.npz", "npz"), ("a.Parquet", "parquet"), ("a.tar", "webdataset")])
+@pytest.mark.parametrize("words", ["purify images --denoiser denoiser", "poison images --attack urp"])
+def test_the_name_of_an_output_tells_its_format(
+    place: Path, command: Command, words: str, name: str, layout: str
+) -> None:
+    said = command(*words.split(), "--out", name)
+    assert said.code == 0, said
+    again = open_source(name)
+    assert (again.layout, len(again)) == (layout, 20)
+    assert json.loads(Path(f"{name}.run.json").read_text())["settings"]["output"]["format"] == layout
+    assert "complete already" in command(*words.split(), "--out", name, "--format", layout).out
+
+
+@pytest.mark.parametrize("place_of", [check_name, lambda path: open_source(str(path))])
+def test_a_url_is_no_folder_in_python_either(place_of: Callable[[Path], object]) -> None:
+    with pytest.raises(EclipseError, match="is a URL; expected a path on this machine"):
+        place_of(Path("s3://bucket/data"))
+
+
 def test_compensation_may_be_written_into_the_images(place: Path, command: Command) -> None:
     said = command(*USE, "images", "--compensate", "once", "--p", 0.5, "--noise", 0.1, "--q", 0.8, "--seed", 2)
     assert said.code == 0 and "written into the images" in said.out
@@ -588,14 +627,70 @@ def test_sliced_tables_keep_their_columns(place: Path, command: Command) -> None
 
 
 @pytest.mark.usefixtures("tiny_fast")
-@pytest.mark.parametrize(("images", "noted"), [(999, True), (1000, False)])
-def test_more_than_five_percent_of_trusted_images_are_noted(
-    place: Path, command: Command, images: int, noted: bool
+@pytest.mark.parametrize(
+    ("images", "trusted", "noted"),
+    [(1099, 55, "5% of the 1099 to purify; 55 are"), (1100, 55, None), (30, 50, None), (30, 51, "170% of the 30 to")],
+)
+def test_more_than_five_percent_of_trusted_images_or_the_fewest_possible_are_noted(
+    place: Path, command: Command, images: int, trusted: int, noted: str | None
 ) -> None:
-    np.savez("many.npz", images=np.zeros((images, 8, 8, 3), np.uint8))
-    said = command("purify", "many.npz", "--trusted", "trusted", "--out", "out.npz", "--dry-run")
+    np.savez("many.npz", images=some_images(images))
+    np.savez("clean.npz", images=some_images(trusted, seed=1))
+    said = command("purify", "many.npz", "--trusted", "clean.npz", "--out", "out.npz", "--dry-run")
     assert said.code == 0
-    assert (f"note: 50 trusted images are 5% of the {images} to purify; 5% are enough" in said.out) == noted
+    assert ("note: " in said.out) == bool(noted) and (noted or "") in said.out
+
+
+# Trusted images that are suspicious
+
+
+def as_folder(images: NDArray[np.uint8], place: Path) -> None:
+    for i, image in enumerate(images):
+        path = place / f"class{i % 2}" / f"{i:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(path, compress_level=9)
+
+
+def as_parquet(images: NDArray[np.uint8], place: Path) -> None:
+    as_folder(images, Path("for parquet"))
+    encoded = [path.read_bytes() for path in sorted(Path("for parquet").rglob("*.png"))]
+    pq.write_table(pa.table({"image": encoded}), place)
+    shutil.rmtree("for parquet")
+
+
+FORMS: dict[str, Callable[[NDArray[np.uint8], Path], None]] = {
+    "set.npz": lambda images, place: np.savez(place, images=images),
+    "set": as_folder,
+    "set.parquet": as_parquet,
+}
+
+
+@pytest.mark.usefixtures("tiny_fast")
+@pytest.mark.parametrize("trusted", FORMS)
+@pytest.mark.parametrize("suspicious", FORMS)
+def test_trusted_images_that_are_suspicious_are_told_by_their_pixels(
+    place: Path, command: Command, suspicious: str, trusted: str
+) -> None:
+    images, others = some_images(70, seed=3), some_images(30, seed=4)
+    sets = {"suspicious": (suspicious, images), "some": (trusted, np.concatenate([images[40:], others]))}
+    for folder, (form, rows) in {**sets, "all": (trusted, images[5:60])}.items():
+        Path(folder).mkdir()
+        FORMS[form](rows, Path(folder, form))
+    options = ("purify", f"suspicious/{suspicious}", "--out", "out", "--format", "folder", "--trusted")
+    whole = refusal(command(*options, f"all/{trusted}"))
+    assert f"all 55 trusted images of all/{trusted} are in suspicious/{suspicious}, too" in whole
+    said = command(*options, f"some/{trusted}", "--dry-run")
+    assert said.code == 0 and "note: 30 of the 60 trusted images are among the suspicious ones, too" in said.out
+    assert not Path("out.run.json").exists()
+
+
+@pytest.mark.usefixtures("tiny_fast")
+@pytest.mark.parametrize(("suspicious", "said"), [("[:100]", "all 60"), ("[30:]", "30 of the 60"), ("[60:]", "")])
+def test_slices_of_one_set_that_share_rows_are_told(place: Path, command: Command, suspicious: str, said: str) -> None:
+    np.savez("set.npz", images=np.zeros((1000, 8, 8, 3), np.uint8))  # by their rows: these pixels are all the same
+    told = command("purify", f"set.npz{suspicious}", "--trusted", "set.npz[:60]", "--out", "out.npz", "--dry-run")
+    assert said in told.out + told.err
+    assert told.code == (2 if said == "all 60" else 0) and ("among the suspicious" in told.out) == ("of the" in said)
 
 
 # run.json

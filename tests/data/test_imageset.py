@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from kit.tiny import one_sentence, some_images
+from PIL import Image
 
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize, to_unit
@@ -20,6 +21,31 @@ def sample() -> ImageSet:
 
 
 # Image sets
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (list(IMAGES), "images are a list of ndarray; expected an array"),
+        ([Image.new("RGB", (8, 8))], "images are a list of Image; expected an array"),
+        ("photos", "images are a str; expected an array"),
+        (torch.from_numpy(IMAGES), "images are a Tensor; expected an array"),
+        (IMAGES.transpose(0, 2, 3, 1), "they have their channels last, use images.transpose(0, 3, 1, 2)"),
+        (IMAGES[:, :2].repeat(4, 1), "have 8 channels; expected (N, C, H, W) with C of 1 to 4"),
+        (IMAGES[0], "uint8 of shape (3, 8, 8); expected uint8 (N, C, H, W)"),
+    ],
+)
+def test_what_is_no_array_of_images_is_refused(images: Any, said: str) -> None:
+    for make in (ImageSet.from_arrays, lambda given: ImageSet(given, tuple("abcd"))):
+        with pytest.raises(EclipseError) as caught:
+            make(images)
+        assert said in one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("labels", [[0, [1, 2], 3, 0], ["a", "b", "a", "b"], [0.5, 1, 2, 3]])
+def test_labels_that_are_no_whole_numbers_are_refused(labels: Any) -> None:
+    with pytest.raises(EclipseError, match=r"labels are .*; expected .*whole number"):
+        ImageSet.from_arrays(IMAGES, labels)
 
 
 def test_arrays_get_their_row_numbers_as_ids() -> None:

@@ -309,6 +309,34 @@ def stray() -> None:
     shutil.copy("numbered/7.png", "numbered/cover.png")
 
 
+def renamed(*names: str) -> Callable[[], None]:
+    """A folder of as many images as the user has, with these names first and numbers after them."""
+
+    def prepare() -> None:
+        numbered()
+        for i, name in enumerate(names):
+            Path("numbered", f"{i}.png").rename(Path("numbered", name))
+
+    return prepare
+
+
+def without_order() -> None:
+    """A clean folder whose text order is not that of its numbers, and rows for it."""
+    numbered(folder="clean")
+    np.savez("rows.npz", images=some_images(20, 16, 16))
+    np.save("noise.npy", LEVELS)
+
+
+def stems() -> None:
+    Path("stems").mkdir()
+    for path in Path("images").rglob("*.png"):
+        shutil.copy(path, "stems")
+
+
+def pickled() -> None:
+    Path("noise.pkl").write_bytes(pickle.dumps(LEVELS))
+
+
 def other_labels() -> None:
     np.savez("other.npz", images=some_images(20, 16, 16), labels=[0] * 20)
 
@@ -363,6 +391,13 @@ PREPARE: dict[str, Callable[[], object]] = {
     "surplus": surplus,
     "twice": twice,
     "stray": stray,
+    "named": renamed(*(f"{letter}.png" for letter in "abcdefghijklmnopqrst")),
+    "two ways": renamed("clean_0.png", "clean_1.png"),
+    "without order": without_order,
+    "stems": stems,
+    "pickled": pickled,
+    "images as noise": saved(some_images(20, 16, 16) / np.float32(255)),
+    "large images as noise": saved(some_images(20, 16, 16).astype(np.float32)),
     "other labels": other_labels,
     "other size": other_size,
     "short": short,
@@ -477,6 +512,24 @@ $ [twice] eclipse poison images --import numbered --out out
 7\.png in numbered has no row in images; expected 0\.png to 19\.png, one for each
 $ [stray] eclipse poison images --import numbered --out out
 cover\.png in numbered has no row in images; expected 0\.png to 19\.png, one for each
+$ [named] eclipse poison images --import numbered --out out
+the images in numbered do not tell by their names to which rows of images they belong; expected the names of .* or num
+$ [two ways] eclipse poison images --import numbered --out out
+clean_0\.png in numbered has no row in images; expected 0\.png to 19\.png, one for each
+$ [stems] eclipse poison images --import stems --out out
+the numbers in stems may be rows of images or the names of its files, which differ; expected folders and names
+$ [without order] eclipse poison clean --import rows.npz --out out
+clean has 10\.png before 2\.png, in the order of text, and the rows of rows\.npz may follow the numbers; expected one
+$ [without order] eclipse poison clean --import noise.npy --out out --sign 1 --unit levels
+clean has 10\.png before 2\.png, in the order of text, and the rows of noise\.npy may follow the numbers; expected one
+$ [pickled] eclipse poison images --import noise.pkl --out out --sign 1 --unit levels
+noise\.pkl is a pickle, which can hold code; expected a perturbation as \.npy: numpy\.save\('noise\.npy', array\)
+$ [pickled] eclipse poison images --import noise.pkl --out out
+noise\.pkl is not a pickle that can be read safely .*, or a perturbation to \.npy: numpy\.save
+$ [images as noise] eclipse poison images --import noise.npy --out out --sign 1 --unit unit
+values from 0 to 1 and none below 0, like images; .* save images as uint8 'images' in an \.npz
+$ [large images as noise] eclipse poison images --import noise.npy --out out --sign 1 --unit levels
+values from 0 to 255 and none below 0, like images; .* save images as uint8 'images' in an \.npz
 $ [short] eclipse poison images --import short.npz --out out
 short\.npz has 19 images and images has 20 rows; expected one for each row
 $ [short] eclipse poison images --import short.npz --out out --sign 1 --unit levels
@@ -563,10 +616,11 @@ def theirs(place: Path) -> Poisoned:
     return Poisoned(some_images(20, 16, 16, seed=9), open_labels())
 
 
-def write_numbered(images: NDArray[np.uint8], folder: Path, digits: int = 0) -> None:
-    folder.mkdir()
+def write_numbered(images: NDArray[np.uint8], folder: Path, form: str = "{}.png") -> None:
     for i, image in enumerate(images):
-        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i:0{digits}d}.png")
+        path = folder / form.format(i)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
 
 
 def taken(command: Command, theirs: Poisoned, *options: object, dataset: str = "images") -> dict[str, Any]:
@@ -579,11 +633,11 @@ def taken(command: Command, theirs: Poisoned, *options: object, dataset: str = "
     return manifest(Path("out"))
 
 
-@pytest.mark.parametrize("digits", [0, 5])
+@pytest.mark.parametrize("form", ["{}.png", "{:05d}.png", "poison_{}.png", "cifar10-{}-adv.png"])
 def test_images_named_by_row_are_imported_in_the_order_of_the_rows(
-    command: Command, theirs: Poisoned, digits: int
+    command: Command, theirs: Poisoned, form: str
 ) -> None:
-    write_numbered(theirs.images, Path("tap"), digits)
+    write_numbered(theirs.images, Path("tap"), form)
     done = taken(command, theirs, "--import", "tap")
     assert done["settings"]["import"] == {"spec": "tap", "kind": "images"} and done["settings"]["attack"] is None
     sizes = measure(loaded("images").images, theirs.images, "Linf")
@@ -593,6 +647,17 @@ def test_images_named_by_row_are_imported_in_the_order_of_the_rows(
         "measured": {"max": sizes.max(), "median": np.median(sizes)},
     }
     assert done["surrogate"] is None and done["status"] == "complete" and len(done["import fingerprint"]) == 64
+
+
+def test_images_in_folders_of_classes_are_imported_by_number(command: Command, theirs: Poisoned) -> None:
+    np.savez("clean.npz", images=some_images(20, 16, 16), labels=np.arange(20) % 2)
+    for i, image in enumerate(theirs.images):
+        write_numbered(image[None], Path("tap", f"class{i % 2}"), f"{i}.png")
+    assert command("poison", "clean.npz", "--import", "tap", "--out", "out.npz").code == 0
+    np.testing.assert_array_equal(loaded("out.npz").images, theirs.images)
+    Path("tap/class0/0.png").rename("tap/class1/0.png")
+    refused = refusal(command("poison", "clean.npz", "--import", "tap", "--out", "again.npz"))
+    assert "0.png is of class 1 and clean.npz row 0" in refused
 
 
 def test_images_with_the_names_of_the_clean_folder_are_imported_by_name(command: Command, theirs: Poisoned) -> None:
@@ -626,7 +691,7 @@ def test_an_archive_and_a_folder_of_the_same_classes_are_imported(command: Comma
     taken(command, theirs, "--import", "theirs.npz")
     shutil.move("out", "renamed")
     shutil.move("renamed/class0", "renamed/other")
-    assert "is of class class1 and " in refusal(command("poison", "images", "--import", "renamed", "--out", "again"))
+    assert "is of class other and " in refusal(command("poison", "images", "--import", "renamed", "--out", "again"))
 
 
 def test_images_of_many_sizes_are_imported(place: Path, command: Command) -> None:

@@ -1,6 +1,7 @@
 """Killed at any moment, the same command goes on and ends with the same bytes; other settings are refused."""
 
 import errno
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -237,6 +238,36 @@ def test_a_failed_run_says_why_and_may_be_repaired(
     assert purify("--seed", 1).code == 0  # nothing was done that would tie it to the settings of before
     done = manifest(tmp_path / "out")
     assert done["status"] == "complete" and "reason" not in done and done["settings"]["seed"] == 1
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_run_that_goes_on_keeps_its_first_start_and_adds_up_its_times(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, purify: Command, folder: bool
+) -> None:
+    """What is kept is replaced by what no run could measure; where it is damaged, the times are those of the rest."""
+    killed_after(monkeypatch, shards.Shards, "add", purify)
+    kept, began = shard_folder(tmp_path / "out") / "times.json", tmp_path / "out.run.json"
+    assert set(json.loads(kept.read_text())) == {"denoiser", "purification"}
+    kept.write_text('{"denoiser": 1000, "purification": 2000}' if folder else '{"denoiser": [')
+    began.write_text(json.dumps({**manifest(tmp_path / "out"), "started": "long ago"}))
+    for _ in range(2):  # stopped once more before the end
+        killed_after(monkeypatch, shards.Shards, "pictures", purify)
+    assert purify().code == 0
+    done = manifest(tmp_path / "out")
+    assert done["started"] == "long ago" and done["status"] == "complete"
+    assert [value // 1000 for value in done["seconds"].values()] == ([1, 2] if folder else [0, 0])
+    assert names(tmp_path) == ["out", "out.run.json"]
+
+
+def test_a_run_with_other_settings_starts_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, purify: Command
+) -> None:
+    killed_after(monkeypatch, stream, "denoise", purify)
+    (tmp_path / "out.run.json").write_text(json.dumps({**manifest(tmp_path / "out"), "started": "long ago"}))
+    (shard_folder(tmp_path / "out") / "times.json").write_text('{"purification": 1000}')
+    assert purify("--seed", 1).code == 0
+    done = manifest(tmp_path / "out")
+    assert done["started"] != "long ago" and done["seconds"]["purification"] < 1000
 
 
 def test_a_damaged_manifest_is_no_reason_to_overwrite_the_output(purify: Command, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -258,6 +259,8 @@ def test_a_command_that_was_killed_after_its_output_was_there_completes_it(
         (["--test", "{data}/none"], "no such path"),
         (["--test", "{data}/train[5:9]"], "4 rows of"),
         (["--defense", "one-step", "--trusted", "{data}/test"], "(trusted), too; choose other slices"),
+        (["--defense", "one-step", "--trusted", "{data}/train"], "all 40 trusted images of"),
+        (["--defense", "dilution", "--trusted", "{data}/train[3:20]"], "all 17 trusted images of"),
         (["--device", "cuda:9"], "is not here"),
         (["--out", "{data}/train"], "exists; choose another output"),
         (["--out", "{data}/no/run"], "no such folder"),
@@ -270,6 +273,14 @@ def test_what_cannot_be_trained_is_refused_and_nothing_is_written(
     given = [word.format(data=data) for word in more]
     assert said in refusal(command(*options(data, *given)))
     assert sorted(data.rglob("*")) == before
+
+
+def test_trusted_images_among_the_training_images_are_noted(data: Path, command: Command) -> None:
+    for path in (data / "train").rglob("00*.png"):
+        path.rename(data / "trusted" / path.parent.name / f"copy-{path.name}")
+        shutil.copy(data / "trusted" / path.parent.name / f"copy-{path.name}", path)
+    said = command(*options(data, "--defense", "dilution", "--trusted", data / "trusted", "--dry-run"))
+    assert said.code == 0 and "note: 10 of the 60 trusted images are among the suspicious ones, too" in said.out
 
 
 def test_what_a_defense_refuses_at_once_leaves_no_state(data: Path, command: Command) -> None:

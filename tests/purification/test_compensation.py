@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from eclipse.data.imageset import ImageSet
+from eclipse.diffusion.presets import FAST
 from eclipse.errors import EclipseError
 from eclipse.purification.compensation import Compensate, corrupt, once
 
@@ -60,7 +62,7 @@ def test_gray_is_luma_on_all_channels_and_other_images_stay() -> None:
 
 def test_the_noise_is_gaussian_independent_and_as_strong_as_asked_for() -> None:
     x = torch.full((200, 3, 32, 32), 0.5)
-    noise = Compensate(p=0.5, noise=0.05)(x) - x
+    noise = Compensate(p=0.5, noise=0.05, q=1)(x) - x
     assert noise.std().item() == pytest.approx(0.05, rel=0.01)
     assert abs(noise.mean().item()) < 4 * 0.05 / math.sqrt(noise.numel())
     assert (noise.abs() < 0.05).float().mean().item() == pytest.approx(0.6827, abs=0.003)
@@ -70,7 +72,7 @@ def test_the_noise_is_gaussian_independent_and_as_strong_as_asked_for() -> None:
 
 def test_results_are_clamped_to_the_unit_interval() -> None:
     x = torch.cat([torch.zeros(50, 3, 8, 8), torch.ones(50, 3, 8, 8)])
-    y = Compensate(noise=0.2)(x)
+    y = Compensate(noise=0.2, q=1)(x)
     assert y.min() == 0 and y.max() == 1
     assert (y == x).float().mean().item() == pytest.approx(0.5, abs=0.03)
 
@@ -110,17 +112,17 @@ def test_uint8_is_the_rounded_float_result() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_pil_image_stays_one(mode: str) -> None:
-    pixels = image_set(1, (6, 9, 3)).images[0]
+    pixels = image_set(1, (3, 6, 9)).images[0].transpose(1, 2, 0)
     image = Image.fromarray(pixels).convert(mode)
     same = Compensate(p=0, noise=0)(image)
     assert same.mode == mode and np.array_equal(np.array(same), np.array(image))
-    noisy = Compensate(p=1, noise=0.05)(image)
+    noisy = Compensate(p=1, noise=0.05, q=1)(image)
     assert noisy.mode == mode and noisy.size == (9, 6) and noisy.tobytes() != image.tobytes()
 
 
 def test_a_pil_image_read_from_a_file_gets_the_gray_that_pillow_makes() -> None:
     file = io.BytesIO()
-    Image.fromarray(image_set(1, (16, 16, 3)).images[0]).save(file, "PNG")
+    Image.fromarray(image_set(1, (3, 16, 16)).images[0].transpose(1, 2, 0)).save(file, "PNG")
     image = Image.open(file)
     gray = np.array(Compensate(p=1, noise=0)(image)).astype(int)
     assert np.abs(gray - np.array(image.convert("L"))[..., None]).max() <= 1
@@ -129,7 +131,7 @@ def test_a_pil_image_read_from_a_file_gets_the_gray_that_pillow_makes() -> None:
 def test_one_channel_is_gray_as_it_is_and_still_gets_noise() -> None:
     x = colors(50)[:, :1]
     assert torch.equal(Compensate(p=1, noise=0)(x), x)
-    assert (Compensate(p=1, noise=0.05)(x) - x).std().item() == pytest.approx(0.05, rel=0.1)
+    assert (Compensate(p=1, noise=0.05, q=1)(x) - x).std().item() == pytest.approx(0.05, rel=0.1)
 
 
 def test_gradients_pass_through() -> None:
@@ -178,7 +180,7 @@ def test_it_fits_pipelines_workers_and_printing() -> None:
     pipeline = torch.nn.Sequential(torch.nn.Identity(), Compensate(p=0.25, noise=0.1))
     assert pipeline(x).shape == x.shape
     assert pickle.loads(pickle.dumps(pipeline))[1].noise == copy.deepcopy(pipeline)[1].noise == 0.1
-    assert repr(Compensate()) == "Compensate(p=0.4, noise=0.05, q=1.0)"
+    assert repr(Compensate()) == f"Compensate(p={FAST.p}, noise={FAST.noise}, q={FAST.q})", "the default preset's"
     assert not list(Compensate().parameters())
 
 
@@ -190,7 +192,7 @@ def test_once_has_the_grayscale_rate_and_the_noise_of_online() -> None:
     done = once(images, p=0.4, noise=0.0, seed=0)
     assert within_binomial_bounds(gray_share(done.images), 0.4, 3000)
     middle = ImageSet.from_arrays(np.full((200, 3, 16, 16), 128, np.uint8))
-    noise = once(middle, noise=0.05, seed=0).images.astype(float) - 128
+    noise = once(middle, noise=0.05, q=1, seed=0).images.astype(float) - 128
     assert noise.std() == pytest.approx(12.75, rel=0.02)
     assert abs(noise.mean()) < 0.2
 
@@ -244,9 +246,11 @@ def test_gray_images_at_a_small_p_stay_gray_at_a_larger_one() -> None:
         (0.4, 12.8, "12.8 looks like 8-bit levels; .* 12.8/255 = 0.0502"),
         (0.4, -0.05, "-0.05; expected 0 or more"),
         (0.4, math.nan, "nan; expected 0 or more"),
+        ("0.4", 0.05, "p is '0.4'; expected a number"),
+        (0.4, None, "noise is None; expected a number"),
     ],
 )
-def test_impossible_parameters_are_refused_in_both_modes(p: float, noise: float, words: str) -> None:
+def test_impossible_parameters_are_refused_in_both_modes(p: Any, noise: Any, words: str) -> None:
     with pytest.raises(EclipseError, match=words):
         Compensate(p, noise)
     with pytest.raises(EclipseError, match=words):
@@ -264,6 +268,8 @@ def test_impossible_parameters_are_refused_in_both_modes(p: float, noise: float,
         (torch.zeros(3, 4, 4, dtype=torch.int64), "torch.int64; expected float in .* or uint8"),
         (Image.new("RGBA", (4, 4)), "mode RGBA; expected RGB or L"),
         (Image.new("P", (4, 4)), "mode P; expected RGB or L"),
+        (np.zeros((3, 4, 4), np.uint8), "a ndarray; expected a tensor, or one PIL image at a time"),
+        ([Image.new("RGB", (4, 4))], "a list; expected a tensor, or one PIL image at a time"),
     ],
 )
 def test_pixels_that_are_not_images_in_range_are_refused(x: object, words: str) -> None:

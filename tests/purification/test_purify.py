@@ -1,6 +1,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from kit.tiny import CONFIG, one_sentence, random_weights, some_images, tiny_denoiser
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from eclipse.data.imageset import ImageSet
@@ -289,6 +291,16 @@ def test_paper_preset_takes_the_papers_hundred_steps() -> None:
         (some_images(2)[:, :2], {}, "of shape (2, 2, 8, 8); expected uint8 (N, 3, H, W)"),
         (some_images(2)[..., :0], {}, "of shape (2, 3, 8, 0); expected uint8 (N, 3, H, W)"),
         (some_images(2), {"ids": ["a"]}, "1 ids for 2 images"),
+        (some_images(2), {"ids": [0, 1]}, "ids that are no text; expected one text per image"),
+        (
+            list(some_images(2)),
+            {},
+            "images are a list of ndarray; expected an array, uint8 (N, 3, H, W): use numpy.stack",
+        ),
+        ([Image.new("RGB", (8, 8))], {}, "images are a list of Image; expected an array"),
+        ("photos", {}, "images are a str; expected an array"),
+        (some_images(2).transpose(0, 2, 3, 1), {}, "channels last, use images.transpose(0, 3, 1, 2)"),
+        (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), {}, "channels last, use images.transpose(0, 3, 1, 2)"),
         (some_images(2), {"sigma": 6.4}, "noise level sigma 1632/255 is out of range"),
         (some_images(2), {"sigma": 0.0}, "noise level sigma 0/255 is out of range"),
         (
@@ -352,6 +364,33 @@ def test_purifier_takes_arrays_and_tensors_too() -> None:
     expected = purify(images, purifier.denoiser)
     np.testing.assert_array_equal(purifier.transform(images), expected)
     np.testing.assert_array_equal(purifier.transform(torch.from_numpy(images)).numpy(), expected)
+
+
+@pytest.mark.parametrize("denoiser", ["denoiser", Path("denoiser"), None, nn.Identity()])
+def test_what_is_no_denoiser_is_refused(denoiser: Any) -> None:
+    with pytest.raises(EclipseError) as caught:
+        purify(some_images(2), denoiser)
+    assert f"the denoiser is a {type(denoiser).__name__}; expected" in one_sentence(caught.value)
+
+
+WRONG = {
+    "a path": "trusted",
+    "PIL images": [Image.new("RGB", (8, 8))] * 50,
+    "channels last": some_images(50).transpose(0, 2, 3, 1),
+    "a tensor": torch.from_numpy(some_images(50)),
+    "a list of tensors": list(torch.from_numpy(some_images(50))),
+    "lists": some_images(50).tolist(),
+    "nothing": None,
+}
+
+
+@pytest.mark.usefixtures("tiny_fast")
+@pytest.mark.parametrize("what", WRONG)
+def test_trusted_images_in_another_form_are_refused_in_one_sentence(what: str) -> None:
+    for learn in (train_denoiser, Purifier().fit):
+        with pytest.raises(EclipseError) as caught:
+            learn(WRONG[what])
+        assert "; expected" in one_sentence(caught.value)
 
 
 def test_purifier_refuses_to_transform_before_fit() -> None:

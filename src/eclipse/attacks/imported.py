@@ -1,5 +1,11 @@
-"""Other people's poisons: images that take the place of a data set's rows, or a perturbation to add to them."""
+"""Other people's poisons: images that take the place of a data set's rows, or a perturbation to add to them.
 
+What belongs to which row must be certain: by the order of the rows, by names or by numbers, and by labels where both
+sets have them. A folder has no order of its own, so its names must tell.
+"""
+
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,13 +21,14 @@ from eclipse.data.layouts.folder import FolderStore, png_path
 from eclipse.data.layouts.npz import array_headers, load_array
 from eclipse.data.picture import Picture, Pixels, size_in_words
 from eclipse.data.pixels import add
-from eclipse.data.source import open_source
+from eclipse.data.source import layout_of, open_source
 from eclipse.data.store import Row, Source, comparable_classes, fingerprint_files
 from eclipse.errors import EclipseError, reading, unknown
 
 _TENSORS = (".pt", ".pth")
 _NAMES = ("perturbation", "noise", "delta")  # what the array is called, where a file holds several
-
+_OF_IMAGES = 0.5  # of the whole scale: values from 0 to above it are no perturbation
+_AS_NPY = ".npy: numpy.save('noise.npy', array)"
 
 UNITS = {"levels": 255.0, "unit": 1.0}
 """Scales of a perturbation, and the largest value that each can have."""
@@ -67,9 +74,17 @@ def open_imported(spec: str, clean: Source, sign: int | None = None, unit: str |
     if is_perturbation(spec):
         perturbation = read_perturbation(Path(spec), clean)
         return SignedPerturbation(perturbation, *_checked(spec, perturbation, sign, unit))
+    pickled = Path(spec).is_file() and layout_of(spec) == "pickle"
+    if pickled and (sign or unit):
+        raise EclipseError(f"{spec} is a pickle, which can hold code; expected a perturbation as {_AS_NPY}")
     if sign or unit:
         raise EclipseError(f"--sign and --unit are for perturbations, and {spec} is images; leave them out")
-    images = PoisonedImages(open_source(spec))
+    try:
+        images = PoisonedImages(open_source(spec))
+    except EclipseError as error:
+        if pickled:
+            raise EclipseError(f"{error}, or a perturbation to {_AS_NPY}") from error
+        raise
     _order(clean, images.source)  # refuses images that are too many or too few
     return images
 
@@ -84,6 +99,11 @@ def _checked(spec: str, perturbation: "Perturbation", sign: int | None, unit: st
         )
     limit = UNITS[unit]
     most = max(abs(low), abs(high)) / limit
+    if low >= 0 and most > _OF_IMAGES:
+        raise EclipseError(
+            f"{held} and none below 0, like images; expected what is added to them: save images as uint8 'images' in "
+            "an .npz"
+        )
     if most > 1:
         raise EclipseError(f"{held}, and --unit {unit} goes from {-limit:g} to {limit:g}; give the other unit")
     if most * 255 < 0.5:
@@ -98,8 +118,8 @@ def _checked(spec: str, perturbation: "Perturbation", sign: int | None, unit: st
 class PoisonedImages:
     """Images that take the place of those of a clean set.
 
-    Rows belong together by position; images in a folder by their names, where these are those of the clean folder or
-    numbers (``0.png`` is for the first row).
+    Rows belong together by position; images in a folder by their names, which are those of the clean folder or numbers
+    (``0.png`` or ``poison_0.png`` is for the first row).
     """
 
     source: Source
@@ -138,16 +158,52 @@ def _order(clean: Source, poisoned: Source) -> list[int] | None:
         names = _image_names(poisoned)
         places = {png_path(name): place for place, name in enumerate(names)}
         wanted = [png_path(name) for name in _image_names(clean)] if clean.layout == "folder" else []
-        if sorted(wanted) == sorted(map(png_path, names)):
+        if sorted(wanted) == sorted(places) and len(places) == len(names):
             return [places[name] for name in wanted]
-        if not poisoned.has_labels and any(PurePosixPath(name).stem.isdecimal() for name in names):
-            return _by_number(clean, poisoned, names)
+        if any(map(_number, names)) and (not poisoned.has_labels or len(poisoned) == len(clean)):
+            order = _by_number(clean, poisoned, names)
+            if not poisoned.has_labels:
+                _check_stems(clean, poisoned, wanted, [names[place] for place in order])
+            return order
     if len(poisoned) != len(clean):
         raise EclipseError(
             f"{poisoned.spec} has {len(poisoned)} images and {clean.spec} has {len(clean)} rows; expected one for each "
             "row: give the set that was poisoned, or a slice of either"
         )
+    if poisoned.layout == "folder":
+        raise EclipseError(
+            f"the images in {poisoned.spec} do not tell by their names to which rows of {clean.spec} they belong; "
+            "expected the names of the clean images, or numbers from 0.png on: rename them"
+        )
+    _check_ordered(clean, poisoned.spec)
     return None
+
+
+def _check_stems(clean: Source, poisoned: Source, ours: list[str], theirs: list[str]) -> None:
+    """Refuse numbers that could be those of rows or the names of files, where these do not agree."""
+    mine, others = ([PurePosixPath(name).stem for name in names] for names in (ours, theirs))
+    if mine != others and sorted(mine) == sorted(others):
+        raise EclipseError(
+            f"the numbers in {poisoned.spec} may be rows of {clean.spec} or the names of its files, which differ; "
+            "expected folders and names as in the clean set: sort the images into its folders"
+        )
+
+
+def _check_ordered(clean: Source, poison: str) -> None:
+    """Refuse a clean folder whose rows may be meant in the order of their numbers, not in that of their names."""
+    names = _image_names(clean) if clean.layout == "folder" else []
+    by_number = sorted(
+        names,
+        key=lambda name: [
+            (not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)
+        ],
+    )
+    if names != by_number:
+        first, other = next((a, b) for a, b in zip(names, by_number, strict=True) if a != b)
+        raise EclipseError(
+            f"{clean.spec} has {first} before {other}, in the order of text, and the rows of {poison} may follow the "
+            "numbers; expected one order: give the numbers zeros in front, or images with the names of the clean ones"
+        )
 
 
 def _image_names(folder: Source) -> list[str]:
@@ -156,24 +212,31 @@ def _image_names(folder: Source) -> list[str]:
     return list(islice(folder.store.images(), folder.span.start, folder.span.stop))
 
 
+def _number(name: str) -> re.Match[str] | None:
+    """The last number in the name of a file, with what stands before and after it."""
+    return re.fullmatch(r"(.*?)(\d{1,18})(\D*)", PurePosixPath(name).stem, re.ASCII | re.DOTALL)
+
+
 def _by_number(clean: Source, poisoned: Source, names: list[str]) -> list[int]:
-    """The order of images that are named by the number of their row."""
-    found: dict[int, int] = {}
+    """The order of images that are named by the number of their row, all in the same way."""
+    ways = Counter((found[1], found[3]) for name in names if (found := _number(name)))
+    (before, after), _ = ways.most_common(1)[0]
+    rows: dict[int, int] = {}
     last = len(clean) - 1
+    expected = f"{before}0{after}.png to {before}{last}{after}.png, one for each"
     for place, name in enumerate(names):
-        stem = PurePosixPath(name).stem
-        if "/" in name or not stem.isdecimal() or int(stem) > last or int(stem) in found:
-            raise EclipseError(
-                f"{name} in {poisoned.spec} has no row in {clean.spec}; expected 0.png to {last}.png, one for each"
-            )
-        found[int(stem)] = place
-    missing = next((i for i in range(len(clean)) if i not in found), None)
+        found = _number(name)
+        fits = found and (found[1], found[3]) == (before, after) and ("/" not in name or poisoned.has_labels)
+        row = int(found[2]) if found and fits else -1
+        if not 0 <= row <= last or row in rows:
+            raise EclipseError(f"{name} in {poisoned.spec} has no row in {clean.spec}; expected {expected}")
+        rows[row] = place
+    missing = next((row for row in range(len(clean)) if row not in rows), None)
     if missing is not None:
         raise EclipseError(
-            f"{missing}.png is missing in {poisoned.spec}; expected 0.png to {last}.png, one for each row of "
-            f"{clean.spec}"
+            f"{before}{missing}{after}.png is missing in {poisoned.spec}; expected {expected} row of {clean.spec}"
         )
-    return [found[i] for i in range(len(clean))]
+    return [rows[row] for row in range(len(clean))]
 
 
 def _check_label(clean: Source, row: Row, poisoned: Source, other: Row) -> None:
@@ -258,9 +321,9 @@ class SignedPerturbation:
 def is_perturbation(spec: str) -> bool:
     """Whether a path leads to a perturbation; images in an .npz are called ``images``."""
     path = Path(spec)
-    if path.suffix == ".npz" and path.is_file():
+    if path.suffix.lower() == ".npz" and path.is_file():
         return "images" not in array_headers(path)
-    return path.suffix in (*_TENSORS, ".npy")
+    return path.suffix.lower() in (*_TENSORS, ".npy")
 
 
 def read_perturbation(path: Path, clean: Source) -> Perturbation:
@@ -282,6 +345,8 @@ def read_perturbation(path: Path, clean: Source) -> Perturbation:
             f"{len(clean)} rows of {clean.spec} or for each of its {_num_classes(clean) or 'labelled'} classes: "
             "(N, C, H, W) or (N, H, W, C)"
         )
+    if not class_wise:
+        _check_ordered(clean, str(path))
     values = load()
     _check_numbers(path, values)
     return Perturbation(path, values if first_channels else values.transpose(0, 3, 1, 2), class_wise)
@@ -289,11 +354,11 @@ def read_perturbation(path: Path, clean: Source) -> Perturbation:
 
 def _open(path: Path) -> tuple[tuple[int, ...], Callable[[], NDArray[Any]]]:
     """The shape of the array in a file, to be looked at before the array is loaded, and how to load it."""
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         headers = array_headers(path)
         name = _chosen(path, list(headers))
         return headers[name].shape, lambda: load_array(path, name)
-    if path.suffix in _TENSORS:
+    if path.suffix.lower() in _TENSORS:
         tensor = _tensor(path)
         return tuple(tensor.shape), lambda: np.asarray(tensor.float() if tensor.is_floating_point() else tensor)
     with reading(path, "an array of numbers as numpy.save writes it", "save it again"):

@@ -13,6 +13,7 @@ import typer.core
 from eclipse.cli import bench, demo, denoiser, doctor, methods, poison, purify, report, train, verify
 from eclipse.compute.memory import keep_freed_memory
 from eclipse.errors import EclipseError, escaped, is_utf8
+from eclipse.runs.files import check_local
 
 
 class _Commands(typer.core.TyperGroup):
@@ -57,6 +58,8 @@ def main() -> None:
         if not is_utf8(word):
             fail(f"the argument {word!a} is not UTF-8; expected text that is: rename what it names")
     try:
+        for word in sys.argv[1:]:
+            check_local(word.rpartition("=")[2])
         app()
     except EclipseError as error:
         fail(str(error))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eclipse.data.pixels import check_array
 from eclipse.errors import EclipseError
 from eclipse.runs.files import whole
 
@@ -33,6 +34,7 @@ class ImageSet:
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_array(self.images)
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
             raise EclipseError(
                 f"images are {self.images.dtype} of shape {self.images.shape}; expected uint8 (N, C, H, W)"
@@ -64,11 +66,16 @@ class ImageSet:
         labels: NDArray[np.integer] | Sequence[int] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> "ImageSet":
-        """Wrap arrays; row i gets the id ``str(i)``."""
+        """Wrap arrays; row i gets the id ``str(i)``.
+
+        Raises:
+            EclipseError: a list in place of an array, channels last, labels that are no whole numbers.
+        """
+        check_array(images)
         return cls(
             images=images,
             ids=tuple(str(i) for i in range(len(images))),
-            labels=None if labels is None else _whole_numbers(np.asarray(labels)),
+            labels=None if labels is None else _whole_numbers(labels),
             class_names=None if class_names is None else tuple(class_names),
         )
 
@@ -138,6 +145,10 @@ class ImageSet:
         return digest.hexdigest()
 
 
-def _whole_numbers(labels: NDArray[Any]) -> NDArray[np.int64]:
+def _whole_numbers(labels: Any) -> NDArray[np.int64]:
     """Labels of any integer type as int64; others as they are, for the constructor to refuse: 1.5 is no class."""
-    return labels.astype(np.int64) if labels.dtype.kind in "iu" or not labels.size else labels
+    try:
+        array = np.asarray(labels)
+    except ValueError as error:
+        raise EclipseError("labels are lists of several lengths; expected one whole number for each image") from error
+    return array.astype(np.int64) if array.dtype.kind in "iu" or not array.size else array

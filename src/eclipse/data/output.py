@@ -31,6 +31,12 @@ _MOST_NAMES, _SHOWN_NAMES = 100, 8  # in the manifest, and in a note
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def named_format(source: Source, out: Path, format: str | None) -> str | None:
+    """The format that is asked for or, where none is, told by the name of the output; None for that of the input."""
+    told = _ENDINGS.get(out.suffix.lower())
+    return told if format is None and told != source.layout else format
+
+
 def check_output(source: Source, out: Path, format: str | None = None) -> None:
     """Refuse, before any work, an output that could not be written.
 

@@ -1,14 +1,18 @@
 """The conversions of pixels: stored and computed ones, gray and color, and a perturbation added."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from eclipse.errors import EclipseError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Stored = NDArray[np.uint8]
+
+_CHANNELS = 4  # that an image can have: color and alpha
 
 
 def to_unit(images: "Tensor") -> "Tensor":
@@ -49,3 +53,29 @@ def gray(images: Stored) -> Stored:
     """The rounded mean of the three planes of (..., 3, H, W), (..., 1, H, W); exact where they are equal."""
     mean: Stored = ((images.sum(axis=-3, dtype=np.uint16, keepdims=True) + 1) // 3).astype(np.uint8)
     return mean
+
+
+def check_array(images: Any, also: tuple[Any, ...] = ()) -> None:
+    """Refuse what is no array of images (N, C, H, W), such as a list, or has its channels last.
+
+    Args:
+        images: what a user of Python gave.
+        also: other types that will do.
+
+    Raises:
+        EclipseError: says what it is, and how to turn it into an array.
+    """
+    known: tuple[Any, ...] = (np.ndarray, *also)
+    if not isinstance(images, known):
+        first = next(iter(images), None) if isinstance(images, list | tuple) else None
+        of = "" if first is None else f" of {type(first).__name__}"
+        raise EclipseError(
+            f"images are a {type(images).__name__}{of}; expected an array, uint8 (N, 3, H, W): use numpy.stack on "
+            "arrays of one size, numpy.asarray(image).transpose(2, 0, 1) on a PIL image, .numpy() on a tensor"
+        )
+    if images.ndim == 4 and images.shape[1] > _CHANNELS:
+        last = images.shape[3] <= _CHANNELS
+        raise EclipseError(
+            f"images of shape {tuple(images.shape)} have {images.shape[1]} channels; expected (N, C, H, W)"
+            + (": they have their channels last, use images.transpose(0, 3, 1, 2)" if last else " with C of 1 to 4")
+        )

@@ -14,6 +14,7 @@ from eclipse.data.picture import Pixels, size_in_words
 from eclipse.data.store import Source, Store
 from eclipse.errors import EclipseError, is_utf8
 from eclipse.registry import Registry
+from eclipse.runs.files import check_local
 
 LAYOUTS: Registry[Callable[..., Store]] = Registry(
     "layout",
@@ -119,6 +120,7 @@ def layout_of(place: str) -> str:
         return _layout_of_folder(path)
     if path.is_file():
         return _layout_of_file(path)
+    check_local(place)
     if re.search(r"\{\d+\.\.\d+\}", place):
         return "webdataset"
     raise EclipseError(f"no such path: {place!r}; expected {_FORMS}")

@@ -129,6 +129,14 @@ class Denoiser(nn.Module):
         return Prediction(eps, v)
 
 
+def check_denoiser(denoiser: object) -> None:
+    """Refuse what is no denoiser, such as the path of one."""
+    if not isinstance(denoiser, Denoiser):
+        raise EclipseError(
+            f"the denoiser is a {type(denoiser).__name__}; expected what train_denoiser or load_denoiser(folder) gives"
+        )
+
+
 def build_denoiser(config: DenoiserConfig) -> Denoiser:
     """Build a denoiser with fresh weights."""
     return Denoiser(config, ARCHITECTURES.load(config.architecture)(config.options))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device, seeded
-from eclipse.data.pixels import to_color
+from eclipse.data.pixels import check_array, to_color
 from eclipse.diffusion.checkpoint import load_denoiser, save_denoiser
 from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser
 from eclipse.diffusion.presets import Preset, Training, get_preset
@@ -102,6 +102,9 @@ def check_trusted(images: Images, config: DenoiserConfig) -> Trusted:
     Gray images, (1, H, W), become three equal planes. A denoiser whose package is missing takes none.
     """
     config.check_package()
+    of_any_sizes = isinstance(images, list | tuple) and all(isinstance(image, np.ndarray) for image in images)
+    if not of_any_sizes:
+        check_array(images)
     if len(images) < MIN_IMAGES:
         raise EclipseError(
             f"{len(images)} trusted images; a denoiser needs at least {MIN_IMAGES}, "

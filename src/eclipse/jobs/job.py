@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from eclipse.errors import EclipseError
 from eclipse.runs.files import LOCK, PARTIAL, clear, locked, whole, write_json, write_whole
-from eclipse.runs.manifest import check_same_settings, flat, read_kept, read_manifest, recorded, run_json
+from eclipse.runs.manifest import TIMES, check_same_settings, flat, read_kept, read_manifest, recorded, run_json
 from eclipse.runs.state import Event, State
 
 Status: TypeAlias = Literal["new", "resumable", "finished"]
@@ -130,10 +130,19 @@ def carry_out(job: Job, tell: Tell = lambda event: None) -> Mapping[str, Any]:
             return read_manifest(job.out)
         telling = _Telling(tell)
         with _as_before_if_refused(job, telling), recorded(job.out, job.settings, **job.inputs) as found:
-            write_json(job.folder / _SETTINGS, job.tied)
+            _begin(job)
             found |= _worked(job, telling)
         clear(job.folder)
     return found
+
+
+def _begin(job: Job) -> None:
+    """Keep what the work is tied to; times are those of work with the same settings."""
+    with suppress(EclipseError):
+        _compare(read_kept(job.folder / _SETTINGS), job.tied, job.folder)
+        return
+    (job.folder / TIMES).unlink(missing_ok=True)
+    write_json(job.folder / _SETTINGS, job.tied)
 
 
 def tidy(job: Job) -> None:
@@ -176,7 +185,7 @@ def _compare(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path) -> 
 def _has_work(folder: Path) -> bool:
     """Whether anything that was worked for lies in a folder, whole."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != PARTIAL)
-    return any(path.name not in (LOCK, _SETTINGS) for path in files)
+    return any(path.name not in (LOCK, _SETTINGS, TIMES) for path in files)
 
 
 class _Telling:

@@ -1,7 +1,6 @@
 """``eclipse poison``: a whole data set with an attack, or with what others have made."""
 
 import math
-import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from eclipse.classifiers.pgd import scaled_radius
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.changes import Sizes, Spread, length_in_words
 from eclipse.data.imageset import ImageSet
-from eclipse.data.output import check_apart, check_output, describe_rest, write_output
+from eclipse.data.output import check_apart, check_output, describe_rest, named_format, write_output
 from eclipse.data.picture import encode_png, repainted
 from eclipse.data.source import load_imageset, open_source
 from eclipse.data.store import Source
@@ -28,7 +27,7 @@ from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
 from eclipse.parameters import all_fields, parameters
 from eclipse.runs.files import check_name
-from eclipse.runs.manifest import run_json
+from eclipse.runs.manifest import Times, run_json
 from eclipse.runs.state import State, Work
 
 
@@ -83,9 +82,10 @@ class Poison(Job):
 
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Craft the poison or take that of others, and write the output; measure what was changed, as stored."""
-        began = time.monotonic()
-        rows, surrogate = self.rows(state, tell)
-        crafted = time.monotonic()
+        assert state.folder is not None
+        times = Times(state.folder)
+        with times.part("crafting"):
+            rows, surrogate = self.rows(state, times.telling(tell))
         norm, asked, planes = self.bound
         sizes = Sizes(norm)
 
@@ -95,10 +95,11 @@ class Poison(Job):
                 sizes.add(new.rgb[:planes].astype(np.int16) - picture.rgb[:planes])
                 yield row.id, encode_png(new)
 
-        made = write_output(self.source, pictures(), place, self.format, frozenset())
+        with times.part("writing"):
+            made = write_output(self.source, pictures(), place, self.format, frozenset())
         spread = Spread.of(sizes.values)
         return {
-            "seconds": {"crafting": round(crafted - began, 2), "writing": round(time.monotonic() - crafted, 2)},
+            "seconds": times.seconds,
             "radius": {"norm": norm, "asked": asked, "measured": {"max": spread.most, "median": spread.median}},
             "surrogate": surrogate,
             "counts": {
@@ -298,7 +299,7 @@ def poison_job(
         unit: scale of a perturbation, a name in ``imported.UNITS``.
         seed: decides the poison.
         device: ``auto``, ``cpu`` or ``cuda``.
-        format: of the output; None for that of the input.
+        format: of the output; None for that of its name (``out.npz``), or else of the input.
         image_column: the column with the images, where it cannot be told.
         label_column: the column with the labels.
     """
@@ -312,6 +313,7 @@ def poison_job(
     check_name(out)
     where = resolve_device(device)
     source = open_source(dataset, image_column=image_column, label_column=label_column)
+    format = named_format(source, out, format)
     if attack is not None:
         size = scale or "paper"
         return Craft(source, out, format, ATTACKS.asked(attack, size, settings), attack, size, seed, where)

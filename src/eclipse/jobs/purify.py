@@ -1,6 +1,5 @@
 """``eclipse purify``: from a suspicious data set and a few trusted images to a purified copy."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device
-from eclipse.data.output import check_apart, check_output, describe_rest, write_output
+from eclipse.data.output import check_apart, check_output, describe_rest, named_format, write_output
+from eclipse.data.overlap import note_of_shared, shared_with
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
@@ -24,7 +24,7 @@ from eclipse.purification.compensation import check_parameters
 from eclipse.purification.shards import Shards
 from eclipse.purification.stream import Treatment, check_first, purify_rows
 from eclipse.runs.files import check_name, clear
-from eclipse.runs.manifest import run_json
+from eclipse.runs.manifest import Times, run_json
 from eclipse.runs.state import State, Work
 
 SPARSE = 0.05  # of the data set: the defender's assumption of the paper
@@ -107,37 +107,51 @@ class Purify(Job):
         """Refuse a place where the data set could not be written."""
         check_output(self.source, self.out, self.format)
 
+    @cached_property
+    def _shared(self) -> int:
+        """How many trusted images are among those to purify; all of them are refused."""
+        assert self.trusted is not None
+        return shared_with(self.source, self.trusted)
+
     def notes(self) -> list[str]:
-        """What becomes of what is no image, and whether there are more trusted images than the method needs."""
+        """What becomes of what is no image, and whether trusted images are suspicious, or more than are needed."""
         _, notes = describe_rest(self.source, self.format)
-        if self.trusted is None or len(self.trusted) <= SPARSE * len(self.source):
+        if self.trusted is None:
+            return notes
+        if not self.denoiser.exists():
+            notes = [*notes, *note_of_shared(self._shared, len(self.trusted))]
+        enough = max(MIN_IMAGES, SPARSE * len(self.source))
+        if len(self.trusted) <= enough:
             return notes
         share = len(self.trusted) / len(self.source)
         return [
             *notes,
             f"{len(self.trusted)} trusted images are {share:.0%} of the {len(self.source)} to purify; "
-            f"{SPARSE:.0%} are enough for the method, and more did not help in the paper",
+            f"{enough:.0f} are enough for the method, and more did not help in the paper",
         ]
 
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Train the denoiser, or load it, purify, and put the output together."""
         assert state.folder is not None
-        began = time.monotonic()
-        denoiser = self.ready or self._trained(tell)
+        times = Times(state.folder)
+        tell = times.telling(tell)
+        with times.part("denoiser"):
+            denoiser = self.ready or self._trained(tell)
         fingerprint = self.inputs.get("denoiser fingerprint") or fingerprint_denoiser(denoiser)
         check_first(self.source, denoiser.config, self.treatment.skip_bad)
         shards = Shards(state.folder, fingerprint)
         shards.check(self.source, self.treatment.skip_bad)
-        trained = time.monotonic()
-        purify_rows(self.source, denoiser, self.treatment, shards, batch=self.batch, tell=tell)
+        with times.part("purification"):
+            purify_rows(self.source, denoiser, self.treatment, shards, batch=self.batch, tell=tell)
         skipped = shards.skipped()
         if len(skipped) == len(self.source):
             clear(state.folder)
             raise EclipseError(f"{self.source.spec}: none of its {len(skipped)} images can be read; nothing to purify")
-        made = write_output(self.source, shards.pictures(), place, self.format, frozenset(skipped))
+        with times.part("purification"):
+            made = write_output(self.source, shards.pictures(), place, self.format, frozenset(skipped))
         purified = len(self.source) - len(skipped)
         return {
-            "seconds": {"denoiser": round(trained - began, 2), "purification": round(time.monotonic() - trained, 2)},
+            "seconds": times.seconds,
             "counts": {"input": len(self.source), "purified": purified, "skipped": len(skipped)},
             "skipped": dict(skipped.values()),
             **describe_rest(self.source, self.format)[0],
@@ -151,6 +165,7 @@ class Purify(Job):
         trusted = check_trusted(load_pictures(self.trusted), self.planned.config)
         how = self.treatment
         if not self.denoiser.exists():  # before a training that takes minutes
+            _ = self._shared
             check_first(self.source, self.planned.config, how.skip_bad)
         return denoiser_in(self.denoiser, self.planned, trusted, Work(how.seed, how.device), on_step=tell)
 
@@ -205,7 +220,7 @@ def purify_job(
         sampler: a name in ``samplers.SAMPLERS``.
         seed: of the training and of the noise.
         device: ``auto``, ``cpu`` or ``cuda``.
-        format: of the output; None for that of the input.
+        format: of the output; None for that of its name (``out.npz``), or else of the input.
         compensate: ``online`` (left to training time) or ``once`` (written into the data).
         p: probability of grayscale.
         noise: standard deviation of the compensation's noise on the [0, 1] scale.
@@ -220,6 +235,7 @@ def purify_job(
     _check_options(out, trusted, denoiser, compensate, batch, {"iterations": iterations, "minutes": minutes})
     where = resolve_device(device)
     source = open_source(images, image_column=image_column, label_column=label_column)
+    format = named_format(source, out, format)
     ready = None if denoiser is None else load_denoiser(denoiser)
     level = None if sigma is None else sigma / 255
     if ready is not None:

@@ -1,6 +1,5 @@
 """``eclipse train``: prepare a data set with a defense, train a victim on it, and keep what came out in a folder."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from eclipse.classifiers.classifier import CLASSIFIERS
 from eclipse.classifiers.fit import Recipe, recipe_with
 from eclipse.compute.device import compute_dtype, describe_device, enough_memory, resolve_device
 from eclipse.data.imageset import ImageSet
-from eclipse.data.overlap import check_apart_from_test
+from eclipse.data.overlap import check_apart_from_test, note_of_shared, refuse_if_all, shared_rows
 from eclipse.data.source import load_imageset, open_source
 from eclipse.defenses import DEFENSES
 from eclipse.defenses.defense import Defense
@@ -20,6 +19,7 @@ from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
 from eclipse.parameters import parameters
 from eclipse.runs.files import check_name, write_json
+from eclipse.runs.manifest import Times
 from eclipse.runs.state import State, Work
 
 RESULT, WEIGHTS = "result.json", "model.safetensors"
@@ -101,14 +101,19 @@ class Train(Job):
             "output": self.out,
         }
 
+    def notes(self) -> list[str]:
+        """Whether trusted images are among the training images."""
+        if self.trusted is None:
+            return []
+        return note_of_shared(shared_rows(self.data, self.trusted), len(self.trusted))
+
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Prepare the set, train on it, and write the result and the weights; goes on after the last epoch."""
         assert state.folder is not None
-        began = time.monotonic()
-        with enough_memory(self.device, f"for the defense {self.names['defense']}"):
-            preparing = Work(self.seed, self.device, State(state.folder / "prepare", tell))
+        times = Times(state.folder)
+        with times.part("prepare"), enough_memory(self.device, f"for the defense {self.names['defense']}"):
+            preparing = Work(self.seed, self.device, State(state.folder / "prepare", times.telling(tell)))
             data = self.defense.prepare(self.data, self.trusted, preparing)
-        prepared_s = time.monotonic() - began
         work = Work(self.seed, self.device, state)
         trained = train_victim(data, self.test, self.defense, self.arch, self.recipe, work, compiled=self.compiled)
         result = {
@@ -121,7 +126,7 @@ class Train(Job):
             "parameters": trained.parameters,
             "accuracy": trained.accuracy,
             "epochs": list(trained.epochs),
-            "seconds": {"prepare": round(prepared_s, 2), "train": round(trained.seconds, 2)},
+            "seconds": {**times.seconds, "train": round(trained.seconds, 2)},
         }
         _write(place, trained, result)
         last = {name: trained.epochs[-1][name] for name in ("epoch", "train_accuracy")}
@@ -184,6 +189,9 @@ def _load(specs: Mapping[str, str | None]) -> dict[str, ImageSet]:
     parts = {"dataset": "training", "trusted set": "trusted"}
     for name in sets.keys() & parts.keys():
         check_apart_from_test(sources["test set"], sets["test set"], sources[name], sets[name], parts[name])
+    if trusted := sets.get("trusted set"):
+        shared = shared_rows(sets["dataset"], trusted)
+        refuse_if_all(shared, len(trusted), sources["dataset"].spec, sources["trusted set"].spec)
     return sets
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from eclipse.compute.device import resolve_device
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pixels import Stored, gray, quantize, to_color
-from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
+from eclipse.data.pixels import Stored, check_array, gray, quantize, to_color
+from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig, check_denoiser
 from eclipse.diffusion.presets import preset_of
 from eclipse.diffusion.training import Images
 from eclipse.diffusion.trusted import train_denoiser
@@ -55,6 +55,8 @@ def purify(
     Raises:
         EclipseError: wrong type or shape, a level or size that the denoiser was not made for.
     """
+    check_array(images, also=(Tensor,))
+    check_denoiser(denoiser)
     names = [str(i) for i in range(len(images))] if ids is None else ids
     _check(images, names)
     denoiser.config.check_size(*images.shape[2:])
@@ -122,6 +124,8 @@ def _check(images: NDArray[np.uint8] | Tensor, ids: Sequence[str]) -> None:
         )
     if len(ids) != len(images):
         raise EclipseError(f"{len(ids)} ids for {len(images)} images; expected one id per image")
+    if not all(isinstance(id, str) for id in ids):
+        raise EclipseError("ids that are no text; expected one text per image: use str() on numbers")
 
 
 def _restore(state: State, out: Stored) -> int:

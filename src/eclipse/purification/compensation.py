@@ -8,6 +8,7 @@ writes it into the data (as Algorithm 1 words it).
 """
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import TypeVar
 
 import numpy as np
@@ -18,11 +19,13 @@ from torch import Tensor
 from eclipse.compute.randomness import stream
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize, to_unit
+from eclipse.diffusion.presets import FAST
 from eclipse.errors import EclipseError
 
-P = 0.4  # grayscale probability: paper, section 4.1
-NOISE = 0.05  # its standard deviation on the [0, 1] scale, 12.8/255: paper, section 4.1
-Q = 1.0  # noise probability: the paper adds it to every image
+# The numbers of the paper, section 4.1, which adds noise to every image.
+P = 0.4  # grayscale probability
+NOISE = 0.05  # standard deviation on the [0, 1] scale, 12.8/255
+Q = 1.0  # noise probability
 
 _LUMA = (0.299, 0.587, 0.114)
 _ROWS = 1024  # of an image set, worked on at once
@@ -38,15 +41,21 @@ class Compensate(torch.nn.Module):
     it before any normalization.
 
     Args:
-        p: probability of grayscale (luma 0.299, 0.587, 0.114 on all three channels) of each image.
+        p: probability of grayscale (luma 0.299, 0.587, 0.114 on all three channels) of each image. This and the other
+            defaults are those of preset ``fast``; the paper's, and preset ``paper``'s, are 0.4, 0.05 and 1.
         noise: its standard deviation on the [0, 1] scale.
-        q: probability of the noise of each image; 1 in the paper.
+        q: probability of the noise of each image.
         generator: source of the randomness, on the device of the images; None is torch's global one, which
             differs between the workers of a DataLoader while a given generator does not.
     """
 
     def __init__(
-        self, p: float = P, noise: float = NOISE, q: float = Q, *, generator: torch.Generator | None = None
+        self,
+        p: float = FAST.p,
+        noise: float = FAST.noise,
+        q: float = FAST.q,
+        *,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         check_parameters(p, noise, q)
@@ -64,6 +73,8 @@ class Compensate(torch.nn.Module):
         """
         if isinstance(x, Image.Image):
             return self._pil(x)
+        if not isinstance(x, Tensor):
+            raise EclipseError(f"images are a {type(x).__name__}; expected a tensor, or one PIL image at a time")
         if x.dtype == torch.uint8:
             return quantize(self._corrupt(to_unit(x)))
         _check_unit(x)
@@ -89,7 +100,9 @@ class Compensate(torch.nn.Module):
         return Image.fromarray(pixels if image.mode == "RGB" else pixels[:, :, 0])
 
 
-def once(images: ImageSet, *, p: float = P, noise: float = NOISE, q: float = Q, seed: int = 0) -> ImageSet:
+def once(
+    images: ImageSet, *, p: float = FAST.p, noise: float = FAST.noise, q: float = FAST.q, seed: int = 0
+) -> ImageSet:
     """Write the corruption into the data; what an image gets depends on (seed, id) alone."""
     check_parameters(p, noise, q)
     _check_shape(images.images.shape)
@@ -131,6 +144,9 @@ def _draw(seed: int, ids: Sequence[str], shape: tuple[int, ...]) -> tuple[Tensor
 
 def check_parameters(p: float, noise: float, q: float = Q) -> None:
     """Refuse a probability or a strength of noise that cannot be meant."""
+    for name, value in (("p", p), ("noise", noise), ("q", q)):
+        if not isinstance(value, Real):
+            raise EclipseError(f"{name} is {value!r}; expected a number")
     if not 0 <= q <= 1:
         raise EclipseError(f"noise probability {q:g}; expected 0 to 1 (the paper adds noise to every image: 1)")
     if not 0 <= p <= 1:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +26,16 @@ def check_name(out: Path) -> None:
     """Refuse an output without a name of its own, beside which nothing could be named after it."""
     if out.name in ("", ".."):
         raise EclipseError(f"the output {str(out)!r} has no name of its own; expected a path that ends in one")
+    check_local(out)
+
+
+def check_local(place: Path | str) -> None:
+    """Refuse a URL, which would be taken for a folder called ``s3:``."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(place))
+    if found and not os.path.lexists(f"{found[1]}:"):
+        raise EclipseError(
+            f"{str(place)!r} is a URL; expected a path on this machine: copy the data by the tools of {found[1]}"
+        )
 
 
 def read_json(path: Path) -> Any:

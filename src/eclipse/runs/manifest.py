@@ -5,7 +5,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +15,8 @@ from eclipse.errors import EclipseError
 from eclipse.runs.files import read_json, write_json
 
 _EXTRAS = ("scikit-learn", "diffusers", "kornia", "opacus", "datasets")
+TIMES = "times.json"
+_KEEP_EVERY_S = 5.0
 PACKAGES = ("eclipse-purify", "torch", "numpy", "pillow", "pyarrow", *_EXTRAS)
 
 
@@ -49,7 +51,7 @@ def recorded(out: Path, settings: Mapping[str, Any], **facts: Any) -> Iterator[d
     """Write the manifest of a run before its work, and again when the work ends.
 
     Yields a dict to put into it what is known at the end, for the status ``complete``; when the work fails, the
-    manifest tells the reason.
+    manifest tells the reason. Work that goes on after a stop keeps the time of its first start.
     """
     path, found = run_json(out), dict[str, Any]()
     manifest = {
@@ -60,6 +62,7 @@ def recorded(out: Path, settings: Mapping[str, Any], **facts: Any) -> Iterator[d
         "started": date(time.time()),
         **facts,
     }
+    manifest["started"] = _first_start(path, {"settings": settings, **facts}) or manifest["started"]
     write_json(path, manifest)
     try:
         yield found
@@ -68,6 +71,56 @@ def recorded(out: Path, settings: Mapping[str, Any], **facts: Any) -> Iterator[d
             write_json(path, {**manifest, "status": "failed", "reason": str(error), "finished": date(time.time())})
         raise
     write_json(path, {**manifest, "status": "complete", "finished": date(time.time()), **found})
+
+
+def _first_start(path: Path, asked: Mapping[str, Any]) -> str | None:
+    """When work that has not ended was started first, if it is the same."""
+    with suppress(OSError, ValueError, AttributeError):  # of what is no manifest
+        before = read_json(path)
+        same = {name: before.get(name) for name in asked} == json.loads(json.dumps(asked, default=str))
+        if same and before.get("status") in ("started", "failed"):
+            return str(before.get("started"))
+    return None
+
+
+class Times:
+    """Seconds that the parts of a work take, over all its runs; a kill loses some seconds of them.
+
+    Args:
+        folder: of the unfinished work, where they are kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self.seconds = folder / TIMES, dict[str, float]()
+        with suppress(OSError, ValueError, TypeError, AttributeError):  # none are kept, or they are damaged
+            self.seconds = {name: float(value) for name, value in read_json(self._path).items()}
+        self._part, self._before, self._began, self._kept = "", 0.0, 0.0, 0.0
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time that this takes to a part."""
+        self._part, self._before = name, self.seconds.get(name, 0.0)
+        self._began = self._kept = time.monotonic()
+        try:
+            yield
+        finally:
+            self._keep()
+
+    def telling(self, tell: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Tell events, and keep the times now and then."""
+
+        def told(event: Any) -> None:
+            if time.monotonic() - self._kept >= _KEEP_EVERY_S:
+                self._keep()
+            tell(event)
+
+        return told
+
+    def _keep(self) -> None:
+        self._kept = time.monotonic()
+        self.seconds[self._part] = round(self._before + self._kept - self._began, 2)
+        with suppress(OSError):  # of a full disk: the work tells
+            write_json(self._path, self.seconds)
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
