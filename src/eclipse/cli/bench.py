@@ -58,7 +58,7 @@ def bench(
         return
     if not asked.missing:
         asked.results.begin(asked.bench.asked())  # a report shows the grid that was asked for last
-        print(f"all cells are done already; eclipse report {out} shows them")
+        say(f"all cells are done already; eclipse report {out} shows them")
         return
     asked.keep_sets()
     total, ended = len(asked.missing), itertools.count(1)
