@@ -14,7 +14,7 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Callable
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from eclipse.bench.runner import CellStep
 from eclipse.cli import show
 from eclipse.data.imageset import ImageSet
 from eclipse.data.source import load_imageset, open_source
@@ -533,6 +534,15 @@ print("heavy:", *{"torch", "numpy", "PIL", "pyarrow", "diffusers", "datasets", "
         assert option in run.stdout
 
 
+def test_the_version_is_that_of_the_package(command: Command) -> None:
+    said = command("--version")
+    assert (said.code, said.out) == (0, f"eclipse {metadata.version('eclipse-purify')}\n")
+
+
+def test_completion_is_offered(command: Command) -> None:
+    assert "--install-completion" in command("--help").out
+
+
 def test_no_arguments_show_the_help(command: Command) -> None:
     said = command()
     assert "Start with: eclipse purify IMAGES --trusted CLEAN --out PURIFIED" in said.out + said.err
@@ -554,6 +564,44 @@ def test_a_dry_run_tells_the_settings_and_writes_nothing(place: Path, command: C
     assert said.code == 0 and said.err == ""
     assert "preset" in said.out and "done" not in said.out
     assert (tree_bytes(place), files(place)) == before
+
+
+@pytest.mark.usefixtures("tiny_fast")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("purify images --trusted trusted", {"denoiser", "purification"}),
+        ("purify images --trusted trusted --minutes 3", {"denoiser", "purification"}),
+        ("purify images --denoiser denoiser --steps 3", {"purification"}),
+        ("denoiser train trusted", {"training"}),
+        ("train images --test trusted --arch small --epochs 2", {"training"}),
+        ("train images --test trusted --arch small --defense mixup", {"training"}),
+    ],
+)
+def test_the_time_that_it_will_take_is_told(place: Path, command: Command, words: str, told: set[str]) -> None:
+    for name in ("images", "trusted"):
+        shutil.rmtree(name)
+        write_images(Path(name), 50 if name == "trusted" else 20, side=16, seed=len(name))
+    said = command(*words.split(), "--out", "out", "--dry-run")
+    assert said.code == 0, said
+    cost = said.out.partition("expected cost\n")[2].splitlines()
+    lines = {line.split()[0]: line for line in cost if line.startswith("  ")}
+    assert set(lines) == told
+    for line in lines.values():
+        assert re.search("minute.* a second, measured on two batches|3 minutes, as asked for", line), line
+
+
+@pytest.mark.usefixtures("tiny_fast")
+def test_commands_that_are_printed_can_be_copied(place: Path, command: Command) -> None:
+    Path("trusted").rename("my trusted; images")
+    Path("images").rename("it's")
+    trained = command("denoiser", "train", "my trusted; images", "--out", "the denoiser")
+    assert shlex.split(trained.out.partition("next ")[2]) == [
+        *("eclipse", "purify", "IMAGES", "--denoiser", "the denoiser", "--out", "PURIFIED")
+    ]
+    poisoned = command("poison", "it's", "--attack", "urp", "--out", "a $poison")
+    line = shlex.split(poisoned.out.partition("next ")[2])
+    assert line == ["eclipse", "verify", "a $poison", "--clean", "it's"] and command(*line[1:]).code == 0
 
 
 def test_the_settings_are_told_before_the_work_starts(
@@ -808,6 +856,38 @@ def test_plain_lines_come_every_ten_seconds_and_at_the_end(
         [("31", "9")],
         [("40", "0")],
     ]
+
+
+@pytest.mark.usefixtures("tiny_fast")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "purify images --trusted trusted",
+        "denoiser train trusted",
+        "poison images --attack em --scale small --set max_rounds=1",
+        "train images --test trusted --arch small --epochs 2",
+    ],
+)
+def test_progress_for_programs_is_an_object_a_line(place: Path, command: Command, words: str) -> None:
+    for name in ("images", "trusted"):
+        shutil.rmtree(name)
+        write_images(Path(name), 50 if name == "trusted" else 20, side=16, seed=len(name))
+    said = command(*words.split(), "--out", "out", "--json")
+    assert said.code == 0, said
+    steps = [json.loads(line) for line in said.err.splitlines()]
+    assert steps and all(set(step) == {"what", "share", "figures", "seconds_left"} for step in steps)
+    assert steps[-1]["share"] == 1.0
+
+
+def test_lines_for_programs_come_every_second_and_tell_the_ends_of_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter(np.arange(1000.0, 2000.0, 0.25))
+    with show.Show(lambda: float(next(clock)), as_json=True) as shown:
+        for done in range(1, 10):
+            shown.tell(Progress(done, 40, 1.0, 0.9))
+        shown.cell(CellStep("em-none", reason="first\nlast"), 2, 3)
+    lines = list(map(json.loads, capsys.readouterr().err.splitlines()))
+    assert [line.get("share") for line in lines] == [1 / 40, 5 / 40, 9 / 40, None]
+    assert lines[-1] == {"cell": "em-none", "number": 2, "total": 3, "accuracy": None, "reason": "first\nlast"}
 
 
 def test_progress_is_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

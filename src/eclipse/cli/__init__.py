@@ -4,8 +4,9 @@ import errno
 import signal
 import sys
 import warnings
+from importlib import metadata
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -31,10 +32,26 @@ app = typer.Typer(
     help="Purify image training sets that may carry invisible poisons ('unlearnable examples').\n\n"
     "Start with: eclipse purify IMAGES --trusted CLEAN --out PURIFIED",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(f"eclipse {metadata.version('eclipse-purify')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version and stop", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    """Take what concerns no command."""
+
+
 app.command("purify", help=purify.HELP)(purify.purify)
 app.command("poison", help=poison.HELP)(poison.poison)
 app.command("verify", help=verify.HELP)(verify.verify)

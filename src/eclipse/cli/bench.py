@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eclipse.cli.command import JsonLines
+
 if TYPE_CHECKING:
     from eclipse.bench.cell import Bench
     from eclipse.bench.cost import Expected
@@ -45,20 +47,23 @@ def bench(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the missing cells and their cost, then stop")
     ] = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Run a grid."""
     from eclipse.bench.plan import plan
     from eclipse.bench.runner import CellStep, run_cells
     from eclipse.cli.show import Show, facts, say
+    from eclipse.runs.manifest import to_copy
 
     asked = plan(grid, data, out, cells=cell or (), cache=cache, device=device)
+    shown = to_copy("eclipse", "report", out)
     facts("settings", asked.in_words())
     if dry_run:
         _tell_cost(asked.bench, asked.cost())
         return
     if not asked.missing:
         asked.results.begin(asked.bench.asked())  # a report shows the grid that was asked for last
-        say(f"all cells are done already; eclipse report {out} shows them")
+        say(f"all cells are done already; next: {shown}")
         return
     asked.keep_sets()
     total, ended = len(asked.missing), itertools.count(1)
@@ -66,9 +71,9 @@ def bench(
     def tell(event: CellStep) -> None:
         show.cell(event, next(ended) if event.step is None else 0, total)
 
-    with Show() as show:
+    with Show(as_json=json_lines) as show:
         broken = run_cells(asked.bench, asked.results, asked.missing, jobs, tell)
-    say(f"{total - broken} of {total} cells done; eclipse report {out} shows them")
+    say(f"{total - broken} of {total} cells done; next: {shown}")
     if broken:
         print(
             f"eclipse: {broken} cells broke, see {asked.results.failed}; the same command tries again", file=sys.stderr

@@ -1,12 +1,22 @@
 """What every command with a job does: settings, notes, dry run, progress, what was made."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
 
 if TYPE_CHECKING:
     from eclipse.jobs.job import Job
 
 
-def carry_out(job: "Job", dry_run: bool) -> None:
+DryRun: TypeAlias = Annotated[
+    bool, typer.Option("--dry-run", help="check and print the settings and the expected time, then stop")
+]
+JsonLines: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="progress as JSON on standard error, one object a line, for programs")
+]
+
+
+def carry_out(job: "Job", dry_run: bool, json_lines: bool) -> None:
     """Print what a job will do, do it, and print what was made."""
     from eclipse.cli.show import Show, facts, say
     from eclipse.jobs import job as life
@@ -23,6 +33,6 @@ def carry_out(job: "Job", dry_run: bool) -> None:
     say(*(f"note: {note}" for note in job.notes()))
     if dry_run:
         return
-    with Show() as show:
+    with Show(as_json=json_lines) as show:
         outcome = life.carry_out(job, show.tell)
     facts("done", job.closing(outcome))

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from eclipse.cli.command import DryRun, JsonLines, carry_out
+
 app = typer.Typer(help="Train, import and inspect denoisers.", no_args_is_help=True, rich_markup_mode="markdown")
 
 
@@ -24,7 +26,8 @@ def train(
     seed: Annotated[int, typer.Option(help="decides weights, order and noise")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     image_column: Annotated[str | None, typer.Option(help="the column with the images")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and print the settings, then stop")] = False,
+    dry_run: DryRun = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Train a denoiser on trusted images; no labels are needed.
 
@@ -35,11 +38,10 @@ def train(
     DENOISER is a folder; what was done is in DENOISER.run.json. An interrupted training goes on when the same command
     is given again.
     """
-    options = {name: value for name, value in locals().items() if name != "dry_run"}
-    from eclipse.cli.command import carry_out
+    options = {name: value for name, value in locals().items() if name not in ("dry_run", "json_lines")}
     from eclipse.jobs.denoiser import denoiser_job
 
-    carry_out(denoiser_job(**options), dry_run)
+    carry_out(denoiser_job(**options), dry_run, json_lines)
 
 
 @app.command("import")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from eclipse.cli.command import DryRun, JsonLines, carry_out
+
 HELP = """Poison a labelled data set with an attack of the paper, or with what others have crafted.
 
     eclipse poison DATASET --attack em --out POISONED
@@ -44,11 +46,11 @@ def poison(
         str | None, typer.Option(help="the column with the images, where it cannot be told")
     ] = None,
     label_column: Annotated[str | None, typer.Option(help="the column with the labels")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and print settings and cost, then stop")] = False,
+    dry_run: DryRun = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Poison a data set."""
-    options = {name: value for name, value in locals().items() if name != "dry_run"}
-    from eclipse.cli.command import carry_out
+    options = {name: value for name, value in locals().items() if name not in ("dry_run", "json_lines")}
     from eclipse.jobs.poison import poison_job
 
-    carry_out(poison_job(**{**options, "settings": tuple(settings or ())}), dry_run)
+    carry_out(poison_job(**{**options, "settings": tuple(settings or ())}), dry_run, json_lines)

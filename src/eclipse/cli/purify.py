@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from eclipse.cli.command import DryRun, JsonLines, carry_out
+
 HELP = """Purify a suspicious data set with the help of a few trusted images.
 
     eclipse purify IMAGES --trusted CLEAN --out PURIFIED
@@ -63,11 +65,11 @@ def purify(
         str | None, typer.Option(help="the column with the images, where it cannot be told")
     ] = None,
     label_column: Annotated[str | None, typer.Option(help="the column with the labels")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and print the settings, then stop")] = False,
+    dry_run: DryRun = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Purify a data set."""
-    options = {name: value for name, value in locals().items() if name != "dry_run"}
-    from eclipse.cli.command import carry_out
+    options = {name: value for name, value in locals().items() if name not in ("dry_run", "json_lines")}
     from eclipse.jobs.purify import purify_job
 
-    carry_out(purify_job(**options), dry_run)
+    carry_out(purify_job(**options), dry_run, json_lines)

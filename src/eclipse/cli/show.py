@@ -1,5 +1,6 @@
 """How progress is shown: bars on a terminal, plain lines elsewhere. The only module that prints while work goes on."""
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,15 +17,20 @@ if TYPE_CHECKING:
     from eclipse.bench.runner import CellStep
     from eclipse.runs.state import Event
 
-PLAIN_EVERY_S = 10.0
+PLAIN_EVERY_S, JSON_EVERY_S = 10.0, 1.0
 WIDTH = 100  # columns of a table, where the output is no terminal
 
 
 class Show:
-    """Shows training, purification and crafting; a context manager, so that bars end cleanly."""
+    """Shows training, purification and crafting; a context manager, so that bars end cleanly.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    Args:
+        clock: tells seconds.
+        as_json: one JSON object a line, at most one a second but for the ends of parts.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, as_json: bool = False) -> None:
+        self._as_json, self._clock = as_json, clock
         self._console = Console(stderr=True, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -33,7 +39,7 @@ class Show:
         self._begun: dict[str, tuple[float, float]] = {}
 
     def __enter__(self) -> "Show":
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._as_json:
             self._bars = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -70,7 +76,11 @@ class Show:
             return
         end = f"{event.result.accuracy:.2%}" if event.result else f"failed: {event.reason.splitlines()[-1]}"
         text = escaped(f"[{number}/{total}] {event.cell}: {end}")
-        if self._bars is not None:
+        if self._as_json:
+            accuracy = event.result.accuracy if event.result else None
+            reason = {} if event.result else {"reason": event.reason}
+            _line({"cell": event.cell, "number": number, "total": total, "accuracy": accuracy, **reason})
+        elif self._bars is not None:
             self._bars.console.print(Text(text))
         else:
             print(text, file=sys.stderr, flush=True)
@@ -82,8 +92,11 @@ class Show:
                 self._tasks[what] = self._bars.add_task(what, total=1.0, facts=facts)
             self._bars.update(self._tasks[what], completed=share, facts=facts, visible=keep or share < 1.0)
             return
-        if now - self._last >= PLAIN_EVERY_S or share >= 1.0:
+        if now - self._last >= (JSON_EVERY_S if self._as_json else PLAIN_EVERY_S) or share >= 1.0:
             self._last = now
+            if self._as_json:
+                _line({"what": what, "share": round(share, 4), "figures": facts, "seconds_left": seconds_left})
+                return
             left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
             print(f"{what}: {share:.0%}, {facts}{left}", file=sys.stderr, flush=True)
 
@@ -92,6 +105,10 @@ def say(*lines: str) -> None:
     """Print lines that may have names of a data set in them, which cannot steer the terminal."""
     for line in lines:
         print(escaped(line), flush=True)
+
+
+def _line(content: Mapping[str, Any]) -> None:
+    print(json.dumps(content), file=sys.stderr, flush=True)
 
 
 def facts(title: str, table: Mapping[str, Any]) -> None:

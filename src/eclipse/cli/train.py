@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from eclipse.cli.command import DryRun, JsonLines, carry_out
+
 HELP = """Train a network on a labelled data set, with a defense or without, and measure it on clean images.
 
     eclipse train DATASET --test TEST --out RUN
@@ -44,11 +46,11 @@ def train(
     seed: Annotated[int, typer.Option(help="decides weights, order and all that is drawn")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="compile the network first; pays on a GPU")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and print the settings, then stop")] = False,
+    dry_run: DryRun = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Train a victim."""
-    options = {name: value for name, value in locals().items() if name != "dry_run"}
-    from eclipse.cli.command import carry_out
+    options = {name: value for name, value in locals().items() if name not in ("dry_run", "json_lines")}
     from eclipse.jobs.train import train_job
 
-    carry_out(train_job(**{**options, "settings": tuple(settings or ())}), dry_run)
+    carry_out(train_job(**{**options, "settings": tuple(settings or ())}), dry_run, json_lines)

@@ -13,9 +13,10 @@ from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser, wr
 from eclipse.diffusion.denoiser import describe
 from eclipse.diffusion.presets import get_preset
 from eclipse.diffusion.trusted import Planned, Trusted, check_trusted, decided, plan_denoiser, trained
+from eclipse.jobs.cost import training_cost
 from eclipse.jobs.job import Job, Tell
 from eclipse.runs.files import check_name
-from eclipse.runs.manifest import run_json
+from eclipse.runs.manifest import run_json, to_copy
 from eclipse.runs.state import State, Work
 
 
@@ -57,6 +58,10 @@ class TrainDenoiser(Job):
         """None beside the pixels, whose fingerprint is among the settings."""
         return {}
 
+    def estimate(self) -> Mapping[str, Any]:
+        """The minutes of the training."""
+        return {"training": training_cost(self.planned, self.trusted.images, self.device)}
+
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Train."""
         denoiser = trained(self.planned, self.trusted, Work(self.seed, self.device, state), tell)
@@ -68,7 +73,7 @@ class TrainDenoiser(Job):
         return {
             **describe(load_denoiser(self.out)),
             "manifest": run_json(self.out),
-            "use it": f"eclipse purify IMAGES --denoiser {self.out} --out PURIFIED",
+            "next": to_copy("eclipse", "purify", "IMAGES", "--denoiser", self.out, "--out", "PURIFIED"),
         }
 
 

@@ -27,7 +27,7 @@ from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
 from eclipse.parameters import all_fields, parameters
 from eclipse.runs.files import check_name
-from eclipse.runs.manifest import Times, run_json
+from eclipse.runs.manifest import Times, run_json, to_copy
 from eclipse.runs.state import State, Work
 
 
@@ -121,7 +121,7 @@ class Poison(Job):
             "poisoned": f"{counts['changed']} of {counts['poisoned']} images in {self.out}",
             "change": f"{'Linf' if norm == 'none' else norm} {most} at most, {median} in the median ({bound})",
             "manifest": run_json(self.out),
-            "check": f"eclipse verify {self.out} --clean {self.source.spec}",
+            "next": to_copy("eclipse", "verify", self.out, "--clean", self.source.spec),
         }
 
 

@@ -8,16 +8,17 @@ from typing import Any, ClassVar
 
 import torch
 
-from eclipse.compute.device import compute_dtype, describe_device, resolve_device
+from eclipse.compute.device import compute_dtype, describe_device, resolve_device, seeded
 from eclipse.data.output import check_apart, check_output, describe_rest, named_format, write_output
 from eclipse.data.overlap import note_of_shared, shared_with
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
-from eclipse.diffusion.denoiser import Denoiser
+from eclipse.diffusion.denoiser import Denoiser, build_denoiser
 from eclipse.diffusion.presets import Preset, get_preset, preset_of
 from eclipse.diffusion.trusted import MIN_IMAGES, Planned, check_trusted, denoiser_in, plan_denoiser
 from eclipse.errors import EclipseError
+from eclipse.jobs.cost import first_images, purification_cost, training_cost
 from eclipse.jobs.job import Job, Tell
 from eclipse.purification.algorithm import purification
 from eclipse.purification.compensation import check_parameters
@@ -129,6 +130,20 @@ class Purify(Job):
             f"{len(self.trusted)} trusted images are {share:.0%} of the {len(self.source)} to purify; "
             f"{enough:.0f} are enough for the method, and more did not help in the paper",
         ]
+
+    def estimate(self) -> Mapping[str, Any] | None:
+        """The minutes of the training, unless it was done before, and of the purification."""
+        found: dict[str, str | None] = {}
+        denoiser = self.ready
+        if denoiser is None:
+            assert self.trusted is not None and self.planned is not None
+            if not self.denoiser.exists():
+                images = first_images(self.trusted, self.planned.training.batch)
+                found["denoiser"] = training_cost(self.planned, images, self.treatment.device)
+            with seeded(0, "cost"):
+                denoiser = build_denoiser(self.planned.config)
+        found["purification"] = purification_cost(self.source, denoiser, self.treatment)
+        return {name: words for name, words in found.items() if words is not None} or None
 
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Train the denoiser, or load it, purify, and put the output together."""

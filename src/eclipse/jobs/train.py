@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from eclipse.attacks.crafting.cost import passes_per_s
 from eclipse.classifiers.classifier import CLASSIFIERS
 from eclipse.classifiers.fit import Recipe, recipe_with
 from eclipse.compute.device import compute_dtype, describe_device, enough_memory, resolve_device
@@ -19,7 +20,7 @@ from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
 from eclipse.parameters import parameters
 from eclipse.runs.files import check_name, write_json
-from eclipse.runs.manifest import Times
+from eclipse.runs.manifest import Times, duration
 from eclipse.runs.state import State, Work
 
 RESULT, WEIGHTS = "result.json", "model.safetensors"
@@ -106,6 +107,17 @@ class Train(Job):
         if self.trusted is None:
             return []
         return note_of_shared(shared_rows(self.data, self.trusted), len(self.trusted))
+
+    def estimate(self) -> Mapping[str, Any]:
+        """The minutes of the training alone; what the defense does, and its preparation, come on top."""
+        classes = check_sets(self.data, self.test)
+        network = new_victim(self.arch, self.data, classes, Defense(), self.seed, self.device)
+        a_second = passes_per_s(network, self.data, self.device)
+        minutes = self.recipe.epochs * len(self.data) / a_second / 60
+        more = (
+            "" if self.names["defense"] == "none" else f", about {self.defense.cost():.3g} times that with the defense"
+        )
+        return {"training": f"{duration(minutes)} at {a_second:,.0f} images a second, measured on two batches{more}"}
 
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Prepare the set, train on it, and write the result and the weights; goes on after the last epoch."""

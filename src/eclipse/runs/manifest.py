@@ -41,6 +41,18 @@ def command() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
+def to_copy(*words: object) -> str:
+    """A command to copy into a shell, whatever is in the names of files; words in capitals stand for others."""
+    return shlex.join(map(str, words))
+
+
+def duration(minutes: float) -> str:
+    """How long something will take, in words."""
+    if minutes < 1:
+        return "less than a minute"
+    return f"about {minutes:.0f} minutes" if minutes < 120 else f"about {minutes / 60:,.0f} hours"
+
+
 def date(seconds: float) -> str:
     """A time in words, for manifests."""
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))

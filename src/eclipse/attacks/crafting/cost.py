@@ -11,6 +11,7 @@ from eclipse.attacks.attack import Attack
 from eclipse.classifiers.fit import unit_rows
 from eclipse.compute.device import channels_last
 from eclipse.data.imageset import ImageSet
+from eclipse.runs.manifest import duration
 from eclipse.runs.state import Work
 
 LONG_MINUTES = 30.0  # from which on a crafting on a processor deserves a word
@@ -58,7 +59,7 @@ class Cost:
         return {
             "surrogate": f"{self.surrogate.arch}, {self.surrogate.parameters:,} parameters",
             "passes": f"at most {self.passes:,.0f} an image, {self.passes * self.images:,.0f} in all",
-            "time": f"{_duration(self.minutes)} at {self.images_per_s:,.0f} passes a second, measured on two batches",
+            "time": f"{duration(self.minutes)} at {self.images_per_s:,.0f} passes a second, measured on two batches",
         }
 
     def is_long(self) -> bool:
@@ -104,9 +105,3 @@ def _timed(network: nn.Module, batch: ImageSet, device: str) -> float:
     gradient = torch.autograd.grad(loss, [x, *network.parameters()], allow_unused=True)[0]
     float(gradient.sum())  # waits for the device
     return len(batch) / (time.perf_counter() - began)
-
-
-def _duration(minutes: float) -> str:
-    if minutes < 1:
-        return "less than a minute"
-    return f"about {minutes:.0f} minutes" if minutes < 120 else f"about {minutes / 60:,.0f} hours"
