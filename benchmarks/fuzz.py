@@ -75,12 +75,14 @@ def encoded(number: int, kind: str = "PNG") -> bytes:
 
 
 def make_folder(root: Path) -> None:
-    """Images of many formats in two classes, and a file beside them."""
+    """Images of many formats in two classes, and files beside them."""
     for number, kind in enumerate(("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")):
         place = root / "in" / "ab"[number % 2]
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number}.{kind.lower()}").write_bytes(encoded(number, kind))
     (root / "in" / "notes.txt").write_text("notes")
+    (root / "in" / "metadata.jsonl").write_text('{"file_name": "a/0.png", "text": "one"}\n{"file_name": "b/1.jpeg"}\n')
+    (root / "in" / "a" / "metadata.csv").write_text('file_name,text\n0.png,"one, two"\n')
 
 
 def table() -> pa.Table:

@@ -26,7 +26,7 @@ def quantize(images: "Tensor") -> "Tensor":
     Rounding and not truncation: truncation darkens by half a level each time and can push a perturbation
     out of its ball.
     """
-    return images.clamp(0, 1).mul(255).round_().byte()
+    return images.clamp(0, 1).mul_(255).round_().byte()
 
 
 def add(stored: Stored, delta: NDArray[np.floating]) -> Stored:

@@ -17,6 +17,7 @@ from eclipse.diffusion.process import q_sample
 from eclipse.diffusion.samplers import SAMPLERS
 from eclipse.errors import EclipseError, unknown
 
+_SLAB_PIXELS = 1 << 22  # noised at a time
 # The network always sees groups of one size (the last filled up): kernels are chosen by batch size, and other
 # kernels round differently, so that the bytes of an image would depend on how many others came with it.
 GROUP_PIXELS = {"cpu": 16 * 32 * 32, "cuda": 512 * 32 * 32}
@@ -90,9 +91,12 @@ def absorb(denoiser: Denoiser, images: Tensor, ids: Sequence[str], how: Purifica
         x_t*, float32, (B, 3, H, W), on [-1, 1] but for the noise.
     """
     t_star = how.indices[0]
-    x_p = 2.0 * to_unit(images) - 1.0
-    eps = torch.from_numpy(normal_like(seed, ids, t_star, images.shape[1:], purpose="absorb"))
-    return q_sample(denoiser.config.schedule, x_p, torch.tensor([t_star]), eps)
+    x_t = torch.from_numpy(normal_like(seed, ids, t_star, images.shape[1:], purpose="absorb"))
+    rows = max(1, _SLAB_PIXELS // (len(images) * images.shape[3]))
+    for x, eps in zip(images.split(rows, 2), x_t.split(rows, 2), strict=True):  # in place: one copy of a large image
+        x_p = 2.0 * to_unit(x) - 1.0
+        eps.copy_(q_sample(denoiser.config.schedule, x_p, torch.tensor([t_star]), eps))
+    return x_t
 
 
 @torch.inference_mode()
