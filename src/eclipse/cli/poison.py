@@ -40,7 +40,8 @@ def poison(
     seed: Annotated[int, typer.Option(help="decides the poison")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     format: Annotated[
-        str | None, typer.Option(help="folder, parquet, npz or webdataset", show_default="as --out is named, else as the input")
+        str | None,
+        typer.Option(help="folder, parquet, npz or webdataset", show_default="as --out is named, else as the input"),
     ] = None,
     image_column: Annotated[
         str | None, typer.Option(help="the column with the images, where it cannot be told")

@@ -44,7 +44,8 @@ def purify(
     ] = None,
     seed: Annotated[int, typer.Option(help="decides the noise and the denoiser's training")] = 0,
     format: Annotated[
-        str | None, typer.Option(help="folder, parquet, npz or webdataset", show_default="as --out is named, else as the input")
+        str | None,
+        typer.Option(help="folder, parquet, npz or webdataset", show_default="as --out is named, else as the input"),
     ] = None,
     compensate: Annotated[
         str, typer.Option(help="online: left to training time; once: grayscale and noise written into the images")

@@ -93,7 +93,9 @@ def absorb(denoiser: Denoiser, images: Tensor, ids: Sequence[str], how: Purifica
     t_star = how.indices[0]
     x_t = torch.from_numpy(normal_like(seed, ids, t_star, images.shape[1:], purpose="absorb"))
     rows = max(1, _SLAB_PIXELS // (len(images) * images.shape[3]))
-    for x, eps in zip(images.split(rows, 2), x_t.split(rows, 2), strict=True):  # in place: one copy of a large image
+    for x, eps in zip(
+        torch.split(images, rows, 2), torch.split(x_t, rows, 2), strict=True
+    ):  # in place: one copy of a large image
         x_p = 2.0 * to_unit(x) - 1.0
         eps.copy_(q_sample(denoiser.config.schedule, x_p, torch.tensor([t_star]), eps))
     return x_t
