@@ -142,6 +142,7 @@ class PoisonedImages:
                     f"{size_in_words(picture.rgb)}; expected images of the same size"
                 )
             yield row, picture, pixels
+        self.source.check_unchanged()
 
 
 def _in_order(poisoned: Source, order: list[int] | None) -> Iterator[Row]:

@@ -131,13 +131,14 @@ def write_output(
         SHA-256 over the ids and the PNG bytes, in order.
 
     Raises:
-        EclipseError: an image does not fit the format, or the disk is full.
+        EclipseError: an image does not fit the format, the source is not as it was, or the disk is full.
     """
     if len(skipped) >= len(source):
         raise EclipseError(f"all {len(source)} images of {source.spec} were left out; expected at least one good one")
     digest = hashlib.sha256()
     new = Replacements(_digested(pictures, digest), skipped)
     with _one_sentence():
+        source.fingerprint()  # to be compared, where nobody has asked for it before
         if _keeps_layout(source, format):
             if source.store.is_folder:
                 place.mkdir()
@@ -145,6 +146,7 @@ def write_output(
         else:
             FORMATS[format or "parquet"](source, place, new)
         new.finish()
+        source.check_unchanged()
     return digest.hexdigest()
 
 

@@ -186,6 +186,7 @@ def load_imageset(source: Source, purpose: str) -> ImageSet:
     images: Pixels | None = None
     ids: list[str] = []
     labels: list[int | None] = []
+    source.fingerprint()
     for row in source.rows():
         pixels = row.picture().rgb
         if images is None:
@@ -198,13 +199,17 @@ def load_imageset(source: Source, purpose: str) -> ImageSet:
         images[len(ids)] = pixels
         ids.append(row.id)
         labels.append(row.label)
+    source.check_unchanged()
     assert images is not None  # no source is empty
     return ImageSet(images, tuple(ids), _all_labels(source, labels), source.class_names)
 
 
 def load_pictures(source: Source) -> list[Pixels]:
     """Load all rows into memory as RGB arrays (3, H, W) of any sizes."""
-    return [row.picture().rgb for row in source.rows()]
+    source.fingerprint()
+    pictures = [row.picture().rgb for row in source.rows()]
+    source.check_unchanged()
+    return pictures
 
 
 def _all_labels(source: Source, labels: list[int | None]) -> Any:

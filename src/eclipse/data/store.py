@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -142,7 +143,22 @@ class Source:
         return self.store.read(self.span.start + start, self.span.stop)
 
     def fingerprint(self) -> str:
-        """SHA-256 over layout, slice, and names, sizes and times of the files: cheap, to tell whether to resume."""
+        """SHA-256 over layout, slice, and names, sizes and times of the files, when it was first asked for: cheap."""
+        return self._first_fingerprint
+
+    def check_unchanged(self) -> None:
+        """Refuse a data set whose fingerprint is no longer the first one: rows read now may not be those read then."""
+        if self._fingerprint_now() != self.fingerprint():
+            raise EclipseError(
+                f"the files of {self.spec} were changed while they were worked on; expected the same ones to the end: "
+                "run the same command again, with the old files or as they are now"
+            )
+
+    @cached_property
+    def _first_fingerprint(self) -> str:
+        return self._fingerprint_now()
+
+    def _fingerprint_now(self) -> str:
         return fingerprint_files(f"{self.layout} {self.span.start}:{self.span.stop}", self.store.files())
 
 

@@ -163,7 +163,7 @@ class Purify(Job):
             clear(state.folder)
             raise EclipseError(f"{self.source.spec}: none of its {len(skipped)} images can be read; nothing to purify")
         with times.part("purification"):
-            made = write_output(self.source, shards.pictures(), place, self.format, frozenset(skipped))
+            made = write_output(self.source, shards.pictures(self.source), place, self.format, frozenset(skipped))
         purified = len(self.source) - len(skipped)
         return {
             "seconds": times.seconds,

@@ -164,6 +164,9 @@ def verify(
             "poisoned, or the same slice of it"
         )
     name = _NAMES.get(clean.layout) if poisoned.layout == clean.layout else None
+    sets = (poisoned, clean)
+    for compared in sets:
+        compared.fingerprint()
     changes, broken, relabelled = Changes(), _Rows("bound"), _Rows("labels")
     for done, (new, old) in enumerate(zip(poisoned.rows(), clean.rows(), strict=True), start=1):
         if name is not None and name(new.id) != name(old.id):
@@ -180,6 +183,8 @@ def verify(
         changes.add(change, after, new.label if old.label is None else old.label)
         if done % _TOLD == 0 or done == len(clean):
             tell(StageStep("verifying", done, len(clean)))
+    for compared in sets:
+        compared.check_unchanged()
     return Verification(
         poisoned=poisoned.spec,
         clean=clean.spec,

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -85,15 +86,8 @@ class Shards:
         """
         if not skip_bad and self.skipped():
             check_same_settings({"skip-bad": True}, {"skip-bad": False}, self.folder)
-        rows = source.rows()
-        for table in self._tables():
-            for id, origin in zip(table["id"].to_pylist(), table["origin"].to_pylist(), strict=True):
-                row = next(rows, None)
-                if row is None or (row.id, digest_of(row)) != (id, origin):
-                    raise EclipseError(
-                        f"the image {id} of {source.spec} has changed since {self.folder} was made from it; put the "
-                        "old one back, choose another output, or delete that folder to start anew"
-                    )
+        for _ in self._compared(source, ["id", "origin"]):
+            pass
 
     def add(self, items: list[Item]) -> None:
         """Store items, encoded, as the next shard."""
@@ -108,12 +102,24 @@ class Shards:
         write_whole(path, sink.getvalue())
         self.files.append(path)
 
-    def pictures(self) -> Iterator[tuple[str, bytes]]:
-        """The id and the PNG bytes of every row that was not skipped, in order."""
+    def pictures(self, source: Source) -> Iterator[tuple[str, bytes]]:
+        """The id and the PNG bytes of every row that was not skipped, in order; refuse a source that has changed."""
+        for kept in self._compared(source, ["id", "origin", "png", "refused"]):
+            if kept["refused"] is None:
+                yield kept["id"], kept["png"]
+
+    def _compared(self, source: Source, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Yield the finished rows, each one compared with the row of the source that it was made from."""
+        rows = source.rows()
         for table in self._tables():
-            for row in table.to_pylist():
-                if row["refused"] is None:
-                    yield row["id"], row["png"]
+            for kept in table.select(columns).to_pylist():
+                row = next(rows, None)
+                if row is None or (row.id, digest_of(row)) != (kept["id"], kept["origin"]):
+                    raise EclipseError(
+                        f"the image {kept['id']} of {source.spec} has changed since {self.folder} was made from it; "
+                        "put the old one back, choose another output, or delete that folder to start anew"
+                    )
+                yield kept
 
     def skipped(self) -> dict[str, tuple[str, str]]:
         """From the id of every skipped row to its name and the reason."""

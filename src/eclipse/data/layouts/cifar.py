@@ -158,8 +158,10 @@ class CifarStore:
             yield from (path for path in walk(self.root) if path not in known)
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        """Name the batches."""
-        return ((batch.path.name, batch.path) for batch in self._batches)
+        """Name the batches, and the file with the names of their classes."""
+        yield from ((batch.path.name, batch.path) for batch in self._batches)
+        folder = self.root if self.is_folder else self.root.parent
+        yield from ((name, folder / name) for name, _ in _NAME_FILES if (folder / name).is_file())
 
     def write(self, target: Path, span: range, new: Replacements) -> None:
         """Write one batch, or the folder with its other files as they are; batches outside the span are left out."""

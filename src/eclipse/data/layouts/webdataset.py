@@ -112,8 +112,10 @@ class ShardStore:
             yield from (path for path in walk(self.root) if path not in known)
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        """Name the shards."""
-        return ((shard.name, shard) for shard in self._shards)
+        """Name the shards, and the file with the names of their classes."""
+        yield from ((shard.name, shard) for shard in self._shards)
+        if self.root is not None and self.is_folder and (self.root / NAMES_FILE).is_file():
+            yield NAMES_FILE, self.root / NAMES_FILE
 
     def write(self, target: Path, span: range, new: Replacements) -> None:
         """Write the same shards; those outside the span are left out, members without an image come along."""
