@@ -260,6 +260,7 @@ def test_bad_images_are_left_out_and_listed_by_name(denoiser: Denoiser, tmp_path
     whole = made(source, denoiser, tmp_path / "whole")
     spoil(tmp_path / "in" / "class0" / "006.png")
     (tmp_path / "in" / "class1" / "003.png").write_text("I am text")
+    source = open_source(tmp_path / "in")
     outcome = purify_source(source, denoiser, tmp_path / "out", replace(JOB, skip_bad=True), batch=4)
     assert outcome["counts"]["purified"] == 11
     assert [Path(name).name for name in outcome["skipped"]] == ["006.png", "003.png"]
@@ -507,9 +508,12 @@ def test_reading_waits_for_the_network_and_the_disk(
 
     monkeypatch.setattr(owner, slow, slowly)
     monkeypatch.setattr(shards.Shards, "add", stored)
-    purify_source(source, denoiser, tmp_path / "out.npz", JOB, batch=2)
+    most: list[int] = []  # until the rows are read again, to be compared
+    purify_source(
+        source, denoiser, tmp_path / "out.npz", JOB, batch=2, tell=lambda event: most.append(store.most_ahead)
+    )
     # A batch in each of: the reader's hands, its queue (3), the network, the writer's queue (4), and a shard's worth.
-    assert 4 < store.most_ahead <= 2 * (1 + 3 + 1 + 4 + 1) + 4 + 1
+    assert 4 < most[-1] <= 2 * (1 + 3 + 1 + 4 + 1) + 4 + 1
 
 
 def test_a_batch_ends_where_its_pixels_would_take_too_much_memory(
