@@ -199,7 +199,6 @@ def test_a_malicious_list_of_class_names_does_not_run(tmp_path: Path) -> None:
         {"data": np.zeros((2, 3000), np.uint8), "labels": [0, 1]},
         {"data": np.zeros((2, 3072), np.uint8), "labels": [0]},
         {"data": np.zeros((2, 3072), np.uint8)},
-        {"data": np.zeros((1, 3072), np.uint8), "labels": [-1]},
         {"data": np.zeros((1, 3072), np.uint8), "labels": [0], "nested": [[1]]},
         {"data": np.zeros((1, 3072), np.uint8), "labels": [0], b"data": 1},
         {"labels": [0, 1]},
@@ -278,7 +277,6 @@ def test_an_array_of_objects_in_an_archive_is_refused(tmp_path: Path) -> None:
         {"images": np.zeros((2, 5, 5, 5), np.uint8)},
         {"images": np.zeros(8, np.uint8)},
         {"images": np.zeros((2, 4, 4, 3), np.uint8), "labels": np.zeros(3, np.int64)},
-        {"images": np.zeros((2, 4, 4, 3), np.uint8), "labels": np.zeros(2)},
         {"images": np.asfortranarray(np.zeros((2, 4, 4, 3), np.uint8))},
     ],
     ids=lambda arrays: "-".join(f"{name}{array.shape}{array.dtype}" for name, array in arrays.items()),
@@ -677,7 +675,7 @@ def test_a_row_without_label_is_named_where_labels_are_needed(tmp_path: Path) ->
     source = open_source(tmp_path / "t.parquet")
     with pytest.raises(EclipseError, match=r"row 1 of .*t\.parquet has no label"):
         load_imageset(source, "training")
-    with pytest.raises(EclipseError, match="'labels' has empty cells"):
+    with pytest.raises(EclipseError, match=r"t\.parquet row 1 has no label; the format npz needs one"):
         assemble(source, same(source), tmp_path / "out.npz", "npz", frozenset())
     shard = shard_of(tmp_path / "s.tar", member("a.png"), member("b.png"))
     assert not open_source(shard).has_labels and load_imageset(open_source(shard), "training").labels is None

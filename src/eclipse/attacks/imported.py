@@ -133,7 +133,7 @@ class PoisonedImages:
     def rows(self, clean: Source) -> Poisoned:
         """Raises EclipseError for an image of another size, or of another class where both know it."""
         theirs = _in_order(self.source, _order(clean, self.source))
-        for row, other in zip(clean.rows(), theirs, strict=True):
+        for row, other in zip(clean.labelled(), theirs, strict=True):
             _check_label(clean, row, self.source, other)
             picture, pixels = row.picture(), other.picture().rgb
             if pixels.shape != picture.rgb.shape:
@@ -148,8 +148,8 @@ class PoisonedImages:
 def _in_order(poisoned: Source, order: list[int] | None) -> Iterator[Row]:
     """The rows in an order; as they come in bounded memory, else with all encoded images in it."""
     if order is None:
-        return poisoned.rows()
-    rows = list(poisoned.rows())
+        return poisoned.labelled()
+    rows = list(poisoned.labelled())
     return (rows[place] for place in order)
 
 
@@ -309,7 +309,7 @@ class SignedPerturbation:
     def rows(self, clean: Source) -> Poisoned:
         """Raises EclipseError for an image of another size than the perturbation."""
         scale = self.sign / UNITS[self.unit]
-        for place, row in enumerate(clean.rows()):
+        for place, row in enumerate(clean.labelled()):
             picture, values = row.picture(), self.perturbation.of(place, row)
             if picture.rgb.shape[1:] != values.shape[1:]:
                 raise EclipseError(
@@ -411,4 +411,6 @@ def _num_classes(clean: Source) -> int:
     """The number of classes: named ones, or else the largest label plus one; 0 without labels."""
     if clean.class_names is not None:
         return len(clean.class_names)
-    return max((row.label + 1 for row in clean.rows() if row.label is not None), default=0) if clean.has_labels else 0
+    return (
+        max((row.label + 1 for row in clean.outline() if row.label is not None), default=0) if clean.has_labels else 0
+    )

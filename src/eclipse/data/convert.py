@@ -5,10 +5,10 @@ Other files of a folder, other members of shards and other arrays of an archive 
 
 import json
 import os
-import re
 import tarfile
+import unicodedata
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
@@ -16,15 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from eclipse.data.layouts.folder import is_image, png_path
+from eclipse.data.layouts.folder import FolderStore, is_image, png_path
 from eclipse.data.layouts.npz import open_member, write_header
 from eclipse.data.layouts.tree import place
 from eclipse.data.layouts.webdataset import NAMES_FILE, add_member
 from eclipse.data.picture import Pixels, decode
-from eclipse.data.store import Replacements, Row, Source
+from eclipse.data.store import Replacements, Row, Source, folder_name
 from eclipse.errors import EclipseError
 
 _SHARD_ROWS = 1000
+_MOST_NAME_BYTES = 255  # of one name, on every common file system
 _BATCH_ROWS = 64
 
 Renewed = tuple[Row, bytes, Mapping[str, Any]]
@@ -33,7 +34,7 @@ Renewed = tuple[Row, bytes, Mapping[str, Any]]
 def renewed(source: Source, new: Replacements) -> Iterator[Renewed]:
     """Yield each row that stays, its new PNG, and its other columns."""
     others = source.store.others(source.span.start, source.span.stop)
-    for row, other in zip(source.rows(), others, strict=True):
+    for row, other in zip(source.labelled(), others, strict=True):
         png = new.take(row.id)
         if png is not None:
             yield row, png, other
@@ -43,13 +44,70 @@ def class_folders(source: Source) -> tuple[str, ...] | None:
     """Names of the class folders: the class names with what cannot stand in a path replaced by ``_``."""
     if source.class_names is None:
         return None
-    folders = tuple(re.sub(r'[\x00-\x1f/\\:*?"<>|]|^\.', "_", name) or "_" for name in source.class_names)
-    if len(set(folders)) < len(folders):
+    folders = tuple(map(folder_name, source.class_names))
+    if len(set(map(_folded, folders))) < len(folders):
         raise EclipseError(
             f"two of the classes {', '.join(source.class_names)} would share a folder; expected names that differ in "
             "letters or digits: rename one or choose --format parquet"
         )
     return folders
+
+
+def _folded(name: str) -> str:
+    """What two names share that some file system takes for one: without case, and in one normal form."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def check_rows(source: Source, format: str) -> None:
+    """Refuse, before any work, labels and names that a format cannot hold.
+
+    Raises:
+        EclipseError: names the first row.
+    """
+    if problem := getattr(source.store, "unusable_labels", ""):
+        raise EclipseError(f"{problem}: labels would get lost in the format {format}; keep the layout, or mend them")
+    _check_names(source.class_names or (), format)
+    folders = class_folders(source) if format == "folder" else None
+    taken: dict[str, str] = {}
+    without: Row | None = None
+    labelled: Row | None = None
+    for row in source.outline():
+        without, labelled = (without or row, labelled) if row.label is None else (without, labelled or row)
+        if without and ((format == "npz" and source.has_labels) or (format == "folder" and labelled)):
+            raise EclipseError(
+                f"{without.name} has no label; the format {format} needs one for each image or none at all: choose "
+                "--format parquet, or leave such images out"
+            )
+        if format in ("folder", "webdataset") and not row.id.isdecimal():
+            _check_key(row, format, _class_of(row, folders) or "", taken)
+
+
+def _check_names(names: Sequence[str], format: str) -> None:
+    """Refuse class names that do not survive a format."""
+    for name in names:
+        is_utf8 = name == name.encode("utf-8", "replace").decode()
+        broken = {
+            "folder": not is_utf8 or len(name.encode()) > _MOST_NAME_BYTES,
+            "webdataset": not is_utf8 or "\n" in name or "\r" in name,
+            "npz": name.endswith("\0"),
+        }
+        if broken.get(format):
+            raise EclipseError(
+                f"the class {name!r} has a name that the format {format} cannot hold; expected letters and digits in "
+                "one line: rename it or choose --format parquet"
+            )
+
+
+def _check_key(row: Row, format: str, folder: str, taken: dict[str, str]) -> None:
+    """Refuse two rows that would become one file or one sample, and a file with too long a name."""
+    key = shard_key(row.id) if format == "webdataset" else f"{folder}/{_folded(_file_name(row.id))}"
+    if format == "folder" and len(_file_name(row.id).encode()) > _MOST_NAME_BYTES:
+        raise EclipseError(f"{row.name} has too long a path for one file name; expected less than 255 bytes: rename it")
+    if key in taken:
+        raise EclipseError(
+            f"{row.name} and {taken[key]} would share the name {key!r}; expected one of each name: rename one of them"
+        )
+    taken[key] = row.name
 
 
 def to_folder(source: Source, target: Path, new: Replacements) -> None:
@@ -59,7 +117,7 @@ def to_folder(source: Source, target: Path, new: Replacements) -> None:
     with ExitStack() as stack:
         lines = None
         for row, png, other in renewed(source, new):
-            name = row.id.replace("/", "_") + ".png"
+            name = _file_name(row.id)
             label = _class_of(row, folders)
             path = name if label is None else f"{label}/{name}"
             with open(place(target, path), "xb") as file:
@@ -70,13 +128,24 @@ def to_folder(source: Source, target: Path, new: Replacements) -> None:
                 lines.write(json.dumps({**other, **known}, ensure_ascii=False) + "\n")
 
 
+def rows_of_folder(folder: Source, source: Source) -> Iterator[Row] | None:
+    """The rows of a folder that ``to_folder`` made of a source, in the order of the source; None where it did not."""
+    if not isinstance(folder.store, FolderStore) or isinstance(source.store, FolderStore):
+        return None
+    paths = {row.id.rpartition("/")[2]: row.id for row in folder.outline()}
+    names = [_file_name(row.id) for row in source.outline()]
+    if len(paths) < len(folder) or paths.keys() != set(names):
+        return None
+    return (folder.store.read_one(paths[name]) for name in names)
+
+
+def _file_name(row: str) -> str:
+    return row.replace("/", "_") + ".png"
+
+
 def _class_of(row: Row, folders: tuple[str, ...] | None) -> str | None:
     if row.label is None or folders is None:
         return None if row.label is None else str(row.label)
-    if row.label >= len(folders):
-        raise EclipseError(
-            f"{row.name} is of class {row.label}; expected one of the {len(folders)} classes with a name"
-        )
     return folders[row.label]
 
 

@@ -26,12 +26,14 @@ class ImageSet:
         ids: one stable identity per row; all per-image randomness is derived from it.
         labels: int64, (N,), or None.
         class_names: the name of each label, or None.
+        unlabelled: why there are no labels, where it is known, and what to do.
     """
 
     images: NDArray[np.uint8]
     ids: tuple[str, ...]
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] | None = None
+    unlabelled: str = "this data set has none; expected one class per image"
 
     def __post_init__(self) -> None:
         check_array(self.images)
@@ -113,6 +115,7 @@ class ImageSet:
             ids=tuple(self.ids[i] for i in index),
             labels=None if self.labels is None else self.labels[rows],
             class_names=self.class_names,
+            unlabelled=self.unlabelled,
         )
 
     def with_images(self, images: NDArray[np.uint8]) -> "ImageSet":
@@ -122,7 +125,7 @@ class ImageSet:
     def require_labels(self, purpose: str) -> NDArray[np.int64]:
         """Return the labels, or say what they are needed for."""
         if self.labels is None:
-            raise EclipseError(f"{purpose} needs labels, and this data set has none; expected one class per image")
+            raise EclipseError(f"{purpose} needs labels, and {self.unlabelled}")
         if self.class_names is None and (highest := int(self.labels.max(initial=0))) >= _MOST_CLASSES:
             raise EclipseError(
                 f"label {highest}; expected less than {_MOST_CLASSES:,} where classes have no names: number them from 0"

@@ -9,7 +9,7 @@ from itertools import filterfalse, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from eclipse.data.convert import class_folders, to_folder, to_npz, to_parquet, to_webdataset
+from eclipse.data.convert import check_rows, to_folder, to_npz, to_parquet, to_webdataset
 from eclipse.data.layouts.folder import FolderStore
 from eclipse.data.layouts.references import is_metadata
 from eclipse.data.store import Replacements, Source
@@ -196,11 +196,13 @@ def _check_content(source: Source, format: str | None) -> None:
         source.store.check_names()
         if format != "webdataset":
             source.store.check_metadata()
-    if _keeps_layout(source, format) or format in (None, "parquet"):
+    if _keeps_layout(source, format):
         return
-    if format == "folder":
-        class_folders(source)
-    if source.layout in ("parquet", "arrow", "hub"):
+    if not (format in (None, "parquet") and source.layout in _TABLES):  # a table keeps its columns
+        check_rows(source, format or "parquet")
+    if format in (None, "parquet"):
+        return
+    if source.layout in _TABLES:
         from eclipse.data.layouts.table import TableStore
 
         assert isinstance(source.store, TableStore)

@@ -187,7 +187,7 @@ def load_imageset(source: Source, purpose: str) -> ImageSet:
     ids: list[str] = []
     labels: list[int | None] = []
     source.fingerprint()
-    for row in source.rows():
+    for row in source.labelled():
         pixels = row.picture().rgb
         if images is None:
             images, first = np.empty((len(source), *pixels.shape), np.uint8), row.name
@@ -201,7 +201,7 @@ def load_imageset(source: Source, purpose: str) -> ImageSet:
         labels.append(row.label)
     source.check_unchanged()
     assert images is not None  # no source is empty
-    return ImageSet(images, tuple(ids), _all_labels(source, labels), source.class_names)
+    return ImageSet(images, tuple(ids), _all_labels(source, labels), source.class_names, source.unlabelled)
 
 
 def load_pictures(source: Source) -> list[Pixels]:
@@ -218,6 +218,7 @@ def _all_labels(source: Source, labels: list[int | None]) -> Any:
     missing = next((i for i, label in enumerate(labels) if label is None), None)
     if missing is not None:
         raise EclipseError(
-            f"row {source.span[missing]} of {source.spec} has no label; expected one for each image or none"
+            f"row {source.span[missing]} of {source.spec} has no label; expected one for each image or none: leave it "
+            "out, or give it a class"
         )
     return np.array(labels, np.int64)

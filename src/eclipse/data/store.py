@@ -1,14 +1,18 @@
 """The rows of a data set on disk: what a layout provides, a slice of it, and the new images that go back into it."""
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from eclipse.data.picture import Picture, Pixels, decode, from_array
 from eclipse.errors import EclipseError
+
+_MOST_LABELS = 2**63  # every form holds labels as int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +23,7 @@ class Row:
         id: identity inside the whole data set, the same in every slice of it: the POSIX path relative to a folder of
             images, shard and key in WebDataset shards, the decimal row number elsewhere.
         name: for messages.
-        label: index of the class, or None.
+        label: index of the class; None or -1 for a row without one.
         data: the encoded image, or raw uint8 pixels (H, W) or (C, H, W).
     """
 
@@ -142,6 +146,36 @@ class Source:
         """Stream the rows from row ``start`` of this slice on, in order and in bounded memory."""
         return self.store.read(self.span.start + start, self.span.stop)
 
+    @property
+    def unlabelled(self) -> str:
+        """Why the rows have no labels, where they have none, and what to do; a layout may tell by the same name."""
+        return getattr(self.store, "unlabelled", "") or f"{self.spec} has none; expected one class per image"
+
+    def labelled(self) -> Iterator[Row]:
+        """Stream the rows where their labels count.
+
+        Raises:
+            EclipseError: names the first row whose label is no class.
+        """
+        return map(self._with_class, self.rows())
+
+    def outline(self) -> Iterator[Row]:
+        """As ``labelled``, without the data where a layout has a method of this name, which spares reading them."""
+        read = getattr(self.store, "outline", self.store.read)
+        return map(self._with_class, read(self.span.start, self.span.stop))
+
+    def _with_class(self, row: Row) -> Row:
+        """The row with None for -1, which means no class to ``datasets``, torch and scikit-learn alike."""
+        if row.label is None or row.label == -1:
+            return row if row.label is None else replace(row, label=None)
+        named = None if self.class_names is None else len(self.class_names)
+        if not 0 <= row.label < (_MOST_LABELS if named is None else named):
+            classes = "a whole number" if named is None else f"one of the {named} classes with a name"
+            raise EclipseError(
+                f"{row.name} is of class {row.label}; expected {classes} from 0 on, or -1 for an image without a class"
+            )
+        return row
+
     def fingerprint(self) -> str:
         """SHA-256 over layout, slice, and names, sizes and times of the files, when it was first asked for: cheap."""
         return self._first_fingerprint
@@ -165,14 +199,43 @@ class Source:
 def comparable_classes(
     source: Source, row: Row, other_source: Source, other_row: Row
 ) -> tuple[str | int | None, str | int | None]:
-    """The classes of two rows: by name where both sets name them, else by number."""
+    """The classes of two rows: by name where both sets name them, else by number.
+
+    The folders of a set whose classes have no names are named by their numbers.
+    """
     named = source.class_names is not None and other_source.class_names is not None
     return _class_of(source, row, named), _class_of(other_source, other_row, named)
 
 
 def _class_of(source: Source, row: Row, named: bool) -> str | int | None:
-    names = source.class_names or ()
-    return names[row.label] if named and row.label is not None and 0 <= row.label < len(names) else row.label
+    names = source.class_names
+    if names is None or row.label is None or not 0 <= row.label < len(names):
+        return row.label
+    if named:
+        return comparable_names(names)[row.label]
+    return int(names[row.label]) if source.layout == "folder" and all(map(_is_number, names)) else row.label
+
+
+@lru_cache(maxsize=8)
+def comparable_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Class names as they can be compared between layouts: in one normal form, and as a folder has them."""
+    plain = tuple(unicodedata.normalize("NFC", folder_name(name)) for name in names)
+    return plain if len(set(plain)) == len(names) else names
+
+
+def folder_name(name: str) -> str:
+    """A class name with what cannot stand in a path replaced by ``_``."""
+    return re.sub(r'[\x00-\x1f/\\:*?"<>|]|^\.', "_", name) or "_"
+
+
+def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Names in the order of their labels: numbers by their values (9 before 10), others by their letters."""
+    known = sorted(names, key=lambda name: (unicodedata.normalize("NFC", name), name))
+    return tuple(sorted(known, key=int) if all(map(_is_number, known)) else known)
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) < 19
 
 
 def fingerprint_files(title: str, files: Iterable[tuple[str, Path]]) -> str:

@@ -12,6 +12,7 @@ from eclipse.classifiers.classifier import make_classifier
 from eclipse.classifiers.fit import Recipe, accuracy, fit
 from eclipse.compute.device import channels_last, enough_memory, seeded
 from eclipse.data.imageset import ImageSet
+from eclipse.data.store import comparable_names
 from eclipse.defenses.defense import Defense
 from eclipse.errors import EclipseError
 from eclipse.runs.state import Work, pack, unpack
@@ -117,8 +118,9 @@ def check_sets(data: ImageSet, test: ImageSet) -> int:
         raise EclipseError(
             f"test images of {sizes[0]} and training images of {sizes[1]} (channels, height, width); expected one size"
         )
-    if data.class_names and test.class_names and data.class_names != test.class_names:
-        names = next((a, b) for a, b in zip_longest(data.class_names, test.class_names) if a != b)
+    known = [comparable_names(images.class_names or ()) for images in (data, test)]
+    if all(known) and known[0] != known[1]:
+        names = next((a, b) for a, b in zip_longest(*known) if a != b)
         raise EclipseError(
             f"the training set has the class {names[0]!r} where the test set has {names[1]!r}; expected the same "
             "classes in the same order"

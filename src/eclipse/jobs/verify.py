@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from eclipse.attacks import ATTACKS
 from eclipse.attacks.crafting.perturbation import bound
 from eclipse.data.changes import BANDS, NORMS, Change, Changes, Figures, length_in_words, size
+from eclipse.data.convert import rows_of_folder
 from eclipse.data.picture import size_in_words
 from eclipse.data.store import Row, Source, comparable_classes
 from eclipse.errors import EclipseError, unknown
@@ -164,11 +165,12 @@ def verify(
             "poisoned, or the same slice of it"
         )
     name = _NAMES.get(clean.layout) if poisoned.layout == clean.layout else None
+    converted = rows_of_folder(poisoned, clean)
     sets = (poisoned, clean)
     for compared in sets:
         compared.fingerprint()
     changes, broken, relabelled = Changes(), _Rows("bound"), _Rows("labels")
-    for done, (new, old) in enumerate(zip(poisoned.rows(), clean.rows(), strict=True), start=1):
+    for done, (new, old) in enumerate(zip(converted or poisoned.labelled(), clean.labelled(), strict=True), start=1):
         if name is not None and name(new.id) != name(old.id):
             raise EclipseError(
                 f"{new.name} stands in {poisoned.spec} where {clean.spec} has {old.name}; expected the same images in "
@@ -190,7 +192,7 @@ def verify(
         clean=clean.spec,
         images=len(clean),
         bound=bound,
-        names_checked=name is not None,
+        names_checked=name is not None or converted is not None,
         labels_checked=clean.has_labels,
         problems=(
             *broken.problems(f"of {len(clean)} images break the bound {bound}"),

@@ -123,7 +123,7 @@ class CifarStore:
                 entries = _entries(read_pickle(folder / name), folder / name)
                 with reading(folder / name, f"a list of {key}"):
                     names = tuple(item.text for item in entries[key][1]) if key in entries else ()
-                if all(label < len(names) for batch in self._batches for label in batch.labels):
+                if self.is_folder or all(label < len(names) for batch in self._batches for label in batch.labels):
                     return names
         return None
 
@@ -144,6 +144,12 @@ class CifarStore:
             labels = batch.labels
             for row, image in zip(inside, batch.images(inside.start, inside.stop), strict=True):
                 yield Row(str(first + row), f"{batch.path.name} row {row}", labels[row], image)
+
+    def outline(self, start: int, stop: int) -> Iterator[Row]:
+        """The rows without their data."""
+        for batch, first, inside in self._overlaps(start, stop):
+            for row in inside:
+                yield Row(str(first + row), f"{batch.path.name} row {row}", batch.labels[row], b"")
 
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
         """Nothing: other entries stay in their batch."""
@@ -204,6 +210,11 @@ class EclipseStore:
                     raise unreadable(self.root, f"the image of row {row} has {len(data)} bytes")
                 image = np.frombuffer(data, np.uint8).reshape(32, 32, 3).transpose(2, 0, 1)
                 yield Row(str(row), f"{self.root.name} row {row}", int(self._labels[row]), image)
+
+    def outline(self, start: int, stop: int) -> Iterator[Row]:
+        """The rows without their data."""
+        for row in range(start, stop):
+            yield Row(str(row), f"{self.root.name} row {row}", int(self._labels[row]), b"")
 
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
         """Nothing."""
@@ -283,7 +294,7 @@ def _batch(value: Any, path: Path) -> Batch:
 
 
 def _is_label(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31
+    return type(value) is int and -(2**63) <= value < 2**63  # one below 0 is told where labels are needed
 
 
 def _is_item(value: Any) -> bool:

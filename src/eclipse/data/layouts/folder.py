@@ -12,7 +12,7 @@ from typing import Any
 from eclipse.data.layouts.references import check_metadata, is_metadata, mention, rewrite, samples
 from eclipse.data.layouts.tree import folders, place, refuse_splits, walk
 from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
-from eclipse.data.store import Replacements, Row
+from eclipse.data.store import Replacements, Row, sorted_classes
 from eclipse.errors import EclipseError
 
 # Longer than the list of formats that can be read: an image that cannot be read must be refused by name; if it counted
@@ -71,7 +71,7 @@ class FolderStore:
         refuse_splits(root, places)
         first_parts = {place.partition("/")[0] for place in places}
         self.has_labels = bool(first_parts) and "" not in first_parts
-        self.class_names = tuple(sorted(first_parts)) if self.has_labels else None
+        self.class_names = sorted_classes(first_parts) if self.has_labels else None
 
     def __len__(self) -> int:
         return self._count
@@ -89,11 +89,19 @@ class FolderStore:
 
     def read(self, start: int, stop: int) -> Iterator[Row]:
         """Stream the images of the folder in the order of `tree.walk`."""
+        return map(self.read_one, islice(self.images(), start, stop))
+
+    def read_one(self, id: str) -> Row:
+        """The row with an id."""
+        label = self._labels.get(id.partition("/")[0])
+        with open(self.root / id, "rb") as file:
+            data = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES + 1))
+        return Row(id, str(self.root / id), label, data)
+
+    def outline(self, start: int, stop: int) -> Iterator[Row]:
+        """The rows without their data."""
         for path in islice(self.images(), start, stop):
-            label = self._labels.get(path.partition("/")[0])
-            with open(self.root / path, "rb") as file:
-                data = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES + 1))
-            yield Row(path, str(self.root / path), label, data)
+            yield Row(path, str(self.root / path), self._labels.get(path.partition("/")[0]), b"")
 
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
         """Nothing: the other files belong to the folder and not to a row."""

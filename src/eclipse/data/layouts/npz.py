@@ -55,9 +55,13 @@ class ArrayStore:
         with _archive(root) as archive:
             self._headers = _headers(archive, root)
             self._images = self._image_header()
-            self._label_array = self._find_labels()
+            self.unusable_labels = self._problem_of_labels()
+            self.unlabelled = (
+                self.unusable_labels or f"{root} has no array 'labels'; expected one whole number an image"
+            )
+            self._label_array = None if self.unusable_labels else self._find_labels()
             self.has_labels = self._label_array is not None
-            self._labels = self._load_labels(archive, self._label_array) if self._label_array else None
+            self._labels = _load(archive, self._label_array, root, MAX_BYTES) if self._label_array else None
             self.class_names = self._load_names(archive) if _NAMES in self._headers else None
 
     def _image_header(self) -> Header:
@@ -87,13 +91,14 @@ class ArrayStore:
         fitting = (name for name, header in shapes if header.shape == (len(self),) and header.dtype.kind in "iu")
         return _LABELS[0] if _LABELS[0] in self._headers else next(fitting, None)
 
-    def _load_labels(self, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-        header = self._headers[name]
-        if header.shape != (len(self),) or header.dtype.kind not in "iu":
-            raise EclipseError(
-                f"{name!r} in {self.root} is {header.dtype} of shape {header.shape}; expected integers, ({len(self)},)"
-            )
-        return _load(archive, name, self.root, MAX_BYTES)
+    def _problem_of_labels(self) -> str:
+        header = self._headers.get("labels")
+        if header is None or (header.shape == (len(self),) and header.dtype.kind in "iu"):
+            return ""
+        what = f"'labels' in {self.root} is {header.dtype} of shape {header.shape}; expected integers, ({len(self)},)"
+        if header.shape[:1] != (len(self),):
+            raise EclipseError(what)
+        return what  # one-hot or float ones are copied where nobody needs them
 
     def _load_names(self, archive: zipfile.ZipFile) -> tuple[str, ...] | None:
         header = self._headers[_NAMES]
@@ -123,6 +128,12 @@ class ArrayStore:
                     label,
                     pixels.transpose(2, 0, 1) if self._channels_last else pixels,
                 )
+
+    def outline(self, start: int, stop: int) -> Iterator[Row]:
+        """The rows without their data."""
+        for row in range(start, stop):
+            label = None if self._labels is None else int(self._labels[row])
+            yield Row(str(row), f"{self.root.name} row {row}", label, b"")
 
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
         """Nothing: other arrays stay in the archive."""

@@ -29,7 +29,7 @@ from eclipse.data.layouts.columns import (
 from eclipse.data.layouts.table_files import ARROW, PARQUET, Codec, readable, write_batches
 from eclipse.data.layouts.tree import carry, refuse_split_files, top_files, walk
 from eclipse.data.picture import MAX_BYTES
-from eclipse.data.store import Replacements, Row
+from eclipse.data.store import Replacements, Row, sorted_classes
 from eclipse.errors import EclipseError, reading, require
 from eclipse.runs.files import read_json
 
@@ -79,7 +79,7 @@ class TableStore:
         if self._label_column is None:
             return None
         if is_text(self.schema.field(self._label_column).type):
-            return tuple(sorted(self._distinct_labels(self._label_column)))
+            return sorted_classes(self._distinct_labels(self._label_column))
         with reading(f"the metadata of {self._paths[0]}", "those that datasets writes"):
             return named_classes(self.schema.metadata, self._label_column)
 
@@ -126,6 +126,17 @@ class TableStore:
                 yield Row(str(number + i), f"{path.name} row {first + i}", label, data or self._downloaded(place))
             number += len(batch)
 
+    def outline(self, start: int, stop: int) -> Iterator[Row]:
+        """The rows without their data."""
+        if self._label_column is None:
+            yield from (Row(str(number), f"row {number}", None, b"") for number in range(start, stop))
+            return
+        number = start
+        for path, first, batch in self._batches(start, stop, [self._label_column]):
+            for i, label in enumerate(self._labels_of(batch)):
+                yield Row(str(number + i), f"{path.name} row {first + i}", label, b"")
+            number += len(batch)
+
     def _downloaded(self, place: str | None) -> bytes:
         """Read an image of which the table has the path alone: only from below the folder of downloads."""
         if not place or "\0" in place or self._downloads is None:
@@ -142,7 +153,7 @@ class TableStore:
         values = batch.column(self._label_column).to_pylist()
         if is_text(self.schema.field(self._label_column).type):
             return [None if value is None else self._label_of_text[value] for value in values]
-        return [None if value is None or value < 0 else value for value in values]  # -1 is "no label" in datasets
+        return list(values)
 
     @property
     def other_columns(self) -> list[str]:

@@ -54,9 +54,17 @@ class ShardStore:
         self.root = root
         self.is_folder = is_folder
         self._shards = tuple(shards)
-        counts, labelled = zip(*map(_scan, self._shards), strict=True)
-        self._counts: tuple[int, ...] = counts
-        self.has_labels = sum(counts) == sum(labelled)
+        scanned = [_scan(shard) for shard in self._shards]
+        self._counts = tuple(images for images, _, _ in scanned)
+        images, labelled = sum(self._counts), sum(count for _, count, _ in scanned)
+        problem = next((problem for _, _, problem in scanned if problem), "")
+        if not problem and 0 < labelled < images:
+            problem = f"{images - labelled} of the {images} images of {root or shards[0]} have no KEY.cls; expected all"
+        self.unusable_labels = problem
+        self.unlabelled = (
+            problem or f"{root or shards[0]} has no members KEY.cls; expected the number of a class in each"
+        )
+        self.has_labels = not problem and labelled == images
         self.class_names = _read_names(root) if root is not None and is_folder and self.has_labels else None
 
     def __len__(self) -> int:
@@ -73,21 +81,25 @@ class ShardStore:
 
     def read(self, start: int, stop: int) -> Iterator[Row]:
         """Stream the samples that have an image."""
+        return self._rows(start, stop, with_data=True)
+
+    def outline(self, start: int, stop: int) -> Iterator[Row]:
+        """The rows without their data."""
+        return self._rows(start, stop, with_data=False)
+
+    def _rows(self, start: int, stop: int, with_data: bool) -> Iterator[Row]:
         for shard, inside in self._overlaps(start, stop):
             with _opened(shard) as tar:
                 with_image = (sample for sample in _samples(tar, shard) if sample.image is not None)
                 for sample in islice(with_image, inside.start, inside.stop):
-                    yield self._row(tar, shard, sample)
+                    yield self._row(tar, shard, sample, with_data)
 
-    def _row(self, tar: tarfile.TarFile, shard: Path, sample: Sample) -> Row:
+    def _row(self, tar: tarfile.TarFile, shard: Path, sample: Sample, with_data: bool) -> Row:
         assert sample.image is not None
-        label = None if sample.label is None else _class_number(tar, shard, sample.label)
-        if label is not None and self.class_names is not None and not 0 <= label < len(self.class_names):
-            raise EclipseError(
-                f"{shard.name}/{sample.key} is of class {label}; expected one of the {len(self.class_names)} "
-                f"in {NAMES_FILE}"
-            )
-        data = _content(tar, sample.image, MAX_BYTES + 1)
+        label = None
+        if self.has_labels and sample.label is not None:
+            label = _class_number(tar, shard, sample.label)
+        data = _content(tar, sample.image, MAX_BYTES + 1) if with_data else b""
         return Row(f"{shard.name}/{sample.key}", f"{shard.name}/{sample.image.name}", label, data)
 
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
@@ -198,9 +210,15 @@ def _opened(shard: Path) -> Iterator[tarfile.TarFile]:
         yield tar
 
 
-def _scan(shard: Path) -> tuple[int, int]:
-    """Read all headers of a shard; return how many samples have an image, and how many of these a class."""
+def _scan(shard: Path) -> tuple[int, int, str]:
+    """Read all headers of a shard, and the classes.
+
+    Returns:
+        How many samples have an image, how many of these a class, and what is wrong with the first class that is no
+        number; other tools keep names there, and a purification needs neither.
+    """
     images = labelled = 0
+    problem = ""
     keys: set[str] = set()
     with _opened(shard) as tar:
         for sample in _samples(tar, shard):
@@ -210,9 +228,11 @@ def _scan(shard: Path) -> tuple[int, int]:
                 )
             keys.add(sample.key)
             images += sample.image is not None
-            labelled += sample.image is not None and sample.label is not None
+            if sample.image is not None and sample.label is not None:
+                labelled += 1
+                problem = problem or _problem_of(tar, shard, sample.label)
         _refuse_rest(tar, shard)
-    return images, labelled
+    return images, labelled, problem
 
 
 def _refuse_rest(tar: tarfile.TarFile, shard: Path) -> None:
@@ -278,8 +298,19 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> bytes
 def _read_names(folder: Path) -> tuple[str, ...] | None:
     """Class names, one a line, in the file that zero-shot benchmarks keep beside the shards."""
     path = folder / NAMES_FILE
+    if not path.is_file():
+        return None
     with reading(path, "class names in UTF-8, one a line"):
-        return tuple(read_bounded(path).decode().splitlines()) if path.is_file() else None
+        text = read_bounded(path).decode().replace("\r\n", "\n").replace("\r", "\n")
+    return tuple(text.removesuffix("\n").split("\n")) if text else ()
+
+
+def _problem_of(tar: tarfile.TarFile, shard: Path, member: tarfile.TarInfo) -> str:
+    try:
+        _class_number(tar, shard, member)
+    except EclipseError as error:
+        return str(error)
+    return ""
 
 
 def _class_number(tar: tarfile.TarFile, shard: Path, member: tarfile.TarInfo) -> int:
