@@ -196,17 +196,16 @@ def _check_content(source: Source, format: str | None) -> None:
         source.store.check_names()
         if format != "webdataset":
             source.store.check_metadata()
-    if _keeps_layout(source, format):
-        return
-    if not (format in (None, "parquet") and source.layout in _TABLES):  # a table keeps its columns
-        check_rows(source, format or "parquet")
-    if format in (None, "parquet"):
-        return
+    written = source.layout if _keeps_layout(source, format) else format or "parquet"
     if source.layout in _TABLES:
         from eclipse.data.layouts.table import TableStore
 
         assert isinstance(source.store, TableStore)
-        source.store.check_others(format)
+        if written in _TABLES:  # with all columns
+            return source.store.check_columns()
+        source.store.check_others(written, source.span)
+    if not _keeps_layout(source, format):
+        check_rows(source, written)
 
 
 @contextmanager

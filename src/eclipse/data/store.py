@@ -25,15 +25,19 @@ class Row:
         name: for messages.
         label: index of the class; None or -1 for a row without one.
         data: the encoded image, or raw uint8 pixels (H, W) or (C, H, W).
+        absent: what to tell, after the name, of an image that is not there.
     """
 
     id: str
     name: str
     label: int | None
     data: bytes | Pixels
+    absent: str = ""
 
     def picture(self) -> Picture:
         """Decode the image; an `EclipseError` names it when that fails."""
+        if self.absent:
+            raise EclipseError(f"{self.name} {self.absent}")
         return decode(self.data, self.name) if isinstance(self.data, bytes) else from_array(self.data, self.name)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from eclipse.errors import EclipseError, is_utf8, unknown
 from eclipse.runs.files import parse_json
@@ -65,6 +66,82 @@ def is_json(kind: Any) -> bool:
     return is_scalar(kind) or bool(pa.types.is_null(kind))
 
 
+def plain_schema(schema: Any) -> Any:
+    """The schema without view types, of which pyarrow can read and write but not select the rows."""
+    for i, field in enumerate(schema):
+        if (kind := _plain(field.type)) != field.type:
+            schema = schema.set(i, field.with_type(kind))
+    return schema
+
+
+def _plain(kind: Any) -> Any:
+    if pa.types.is_struct(kind):
+        return pa.struct([kind.field(i).with_type(_plain(kind.field(i).type)) for i in range(kind.num_fields)])
+    for is_list, of in ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list)):
+        if is_list(kind):
+            return of(kind.value_field.with_type(_plain(kind.value_type)))
+    return pa.string() if kind == pa.string_view() else pa.binary() if kind == pa.binary_view() else kind
+
+
+def joined_schema(first: Any, other: Any, first_path: Path, path: Path) -> Any:
+    """One schema for two files of a set: what is empty in one is of the type of the other.
+
+    Raises:
+        EclipseError: names the column that differs.
+    """
+    other = plain_schema(other)
+    if first.names != other.names:
+        raise EclipseError(f"{path} has other columns than {first_path}; expected one schema in all files")
+    for i, (ours, theirs) in enumerate(zip(first, other, strict=True)):
+        if (kind := _joined(ours.type, theirs.type)) is None:
+            raise EclipseError(
+                f"the column {ours.name!r} is {theirs.type} in {path} and {ours.type} in {first_path}; expected one "
+                "type in all files: convert one of them"
+            )
+        first = first.set(i, ours.with_type(kind).with_nullable(ours.nullable or theirs.nullable))
+    return first
+
+
+def _joined(a: Any, b: Any) -> Any:
+    """The type that holds the values of both; None where there is none."""
+    if a == b or pa.types.is_null(b):
+        return a
+    if pa.types.is_null(a):
+        return b
+    for large, small in ((pa.large_string(), pa.string()), (pa.large_binary(), pa.binary())):
+        if {a, b} == {large, small}:
+            return large
+    if pa.types.is_struct(a) and pa.types.is_struct(b) and [f.name for f in a] == [f.name for f in b]:
+        kinds = [_joined(ours.type, theirs.type) for ours, theirs in zip(a, b, strict=True)]
+        return None if None in kinds else pa.struct([f.with_type(kind) for f, kind in zip(a, kinds, strict=True)])
+    if pa.types.is_list(a) and pa.types.is_list(b) and (kind := _joined(a.value_type, b.value_type)) is not None:
+        return pa.list_(a.value_field.with_type(kind))
+    return None
+
+
+def fitted(batch: Any, schema: Any) -> Any:
+    """The batch with its columns in the types that they have in a schema."""
+    fields = [schema.field(name) for name in batch.schema.names]
+    if all(field.type == column.type for field, column in zip(fields, batch.columns, strict=True)):
+        return batch
+    columns = [column.cast(field.type) for field, column in zip(fields, batch.columns, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+
+
+def check_selectable(schema: Any, path: Path) -> None:
+    """Refuse, by name, a column of which single rows cannot be taken or written, tried on one that is empty."""
+    for field in schema:
+        one = pa.schema([field.with_nullable(True)])
+        try:
+            batch = pa.RecordBatch.from_arrays([pa.nulls(1, field.type)], schema=one).filter(pa.array([True]))
+            pq.write_table(pa.Table.from_batches([batch]), pa.BufferOutputStream())
+        except pa.ArrowException as error:
+            raise EclipseError(
+                f"the column {field.name!r} of {path} is {field.type}, which cannot be written again; expected "
+                "numbers, text, bytes or lists of them: convert or remove it"
+            ) from error
+
+
 def find_image_column(schema: Any, wanted: str | None, path: Path) -> str:
     """Name the column with the images: the one asked for, else the one of the right type, else one of a usual name."""
     if len(set(schema.names)) < len(schema.names):
@@ -97,6 +174,21 @@ def find_label_column(schema: Any, wanted: str | None, path: Path) -> str | None
         _require_column(schema, wanted, usable, "integers or strings", path)
         return wanted
     return next((name for name in _LABEL_NAMES if name in usable), None)
+
+
+def why_unlabelled(schema: Any, path: Path) -> str:
+    """Why no column was taken for the classes, and what to do."""
+    unfit = [name for name in _LABEL_NAMES if name in schema.names]
+    if unfit:
+        return (
+            f"the column {unfit[0]!r} of {path} is {schema.field(unfit[0]).type}; expected integers or strings: "
+            "convert it, or name another one with --label-column"
+        )
+    usable = [f"{f.name} ({f.type})" for f in schema if pa.types.is_integer(f.type) or is_text(f.type)]
+    return (
+        f"{path} has no column {', '.join(_LABEL_NAMES[:-1])} or {_LABEL_NAMES[-1]}; expected the classes in one: name "
+        f"it with --label-column, among {', '.join(usable) or 'integers or strings, of which there are none'}"
+    )
 
 
 def _require_column(schema: Any, wanted: str, usable: Sequence[str], content: str, path: Path) -> None:

@@ -16,14 +16,19 @@ import pyarrow as pa
 
 from eclipse.data.layouts.columns import (
     Columns,
+    check_selectable,
     encoded_images,
     find_image_column,
     find_label_column,
+    fitted,
     is_json,
     is_scalar,
     is_text,
+    joined_schema,
     may_hold_images,
     named_classes,
+    plain_schema,
+    why_unlabelled,
     with_bytes,
 )
 from eclipse.data.layouts.table_files import ARROW, PARQUET, Codec, readable, write_batches
@@ -37,6 +42,11 @@ _TAKEN = {
     "npz": ("images", "labels", "class_names"),
     "folder": ("file_name", "label"),
 }  # names that a format has itself
+
+_NO_BYTES = (
+    "holds the path {} and no bytes; expected the image itself: embed the images in the table, or give the folder that "
+    "they lie in"
+)
 
 
 class TableStore:
@@ -58,16 +68,16 @@ class TableStore:
         self._codec = codec
         self._paths = tuple(paths)
         with readable(self._paths[0]):
-            self.schema = codec.schema(self._paths[0])
+            self.schema = plain_schema(codec.schema(self._paths[0]))
         self._counts = tuple(self._count(path) for path in self._paths)
         self.image_column = find_image_column(self.schema, columns.image, self._paths[0])
         self._label_column = find_label_column(self.schema, columns.label, self._paths[0])
         self.has_labels = self._label_column is not None
+        self.unlabelled = "" if self.has_labels else why_unlabelled(self.schema, root or self._paths[0])
 
     def _count(self, path: Path) -> int:
         with readable(path):
-            if not self._codec.schema(path).equals(self.schema):
-                raise EclipseError(f"{path} has other columns than {self._paths[0]}; expected one schema in all files")
+            self.schema = joined_schema(self.schema, self._codec.schema(path), self._paths[0], path)
             return self._codec.count(path)
 
     def __len__(self) -> int:
@@ -109,7 +119,7 @@ class TableStore:
                 row = inside.start
                 for batch in self._codec.batches(path, inside.start, columns):
                     part = batch.slice(0, inside.stop - row)
-                    yield path, row, part
+                    yield path, row, fitted(part, self.schema)
                     row += len(part)
                     if row == inside.stop:
                         break
@@ -123,7 +133,9 @@ class TableStore:
         for path, first, batch in self._batches(start, stop, columns):
             images = encoded_images(batch.column(self.image_column))
             for i, ((data, place), label) in enumerate(zip(images, self._labels_of(batch), strict=True)):
-                yield Row(str(number + i), f"{path.name} row {first + i}", label, data or self._downloaded(place))
+                found = data or self._downloaded(place)
+                absent = "" if found or not place else _NO_BYTES.format(repr(place[:200]))
+                yield Row(str(number + i), f"{path.name} row {first + i}", label, found, absent)
             number += len(batch)
 
     def outline(self, start: int, stop: int) -> Iterator[Row]:
@@ -171,7 +183,11 @@ class TableStore:
                 rows = batch.to_pylist()
             yield from rows
 
-    def check_others(self, format: str) -> None:
+    def check_columns(self) -> None:
+        """Refuse a column that could not be written to a table again."""
+        check_selectable(self.schema, self._paths[0])
+
+    def check_others(self, format: str, span: range) -> None:
         """Refuse the other columns that have no place in JSON lines, or as arrays in an .npz archive."""
         for name in self.other_columns:
             kind = self.schema.field(name).type
@@ -181,12 +197,13 @@ class TableStore:
                     f"the column {name!r} ({kind}) has no place in the format {format}; expected parquet: "
                     "choose --format parquet or remove the column"
                 )
-        if format == "npz":
-            for _, _, batch in self._batches(0, len(self), self.other_columns) if self.other_columns else ():
-                if empty := [name for name in self.other_columns if batch.column(name).null_count]:
-                    raise EclipseError(
-                        f"the column {empty[0]!r} has empty cells, which an .npz cannot hold; expected --format parquet"
-                    )
+        if format != "npz" or not self.other_columns:
+            return
+        for _, _, batch in self._batches(span.start, span.stop, self.other_columns):
+            if empty := [name for name in self.other_columns if batch.column(name).null_count]:
+                raise EclipseError(
+                    f"the column {empty[0]!r} has empty cells, which an .npz cannot hold; expected --format parquet"
+                )
 
     def beside(self) -> Iterator[str]:
         """The other files of a folder."""
