@@ -239,7 +239,7 @@ def test_labels_of_an_archive_that_are_no_numbers_stop_only_what_needs_them(labe
 # ---- names of classes
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\r\nb", "a\rb", "\ud800"])
+@pytest.mark.parametrize("name", ["a\nb", "a\r\nb", "a\rb"])
 def test_a_class_name_that_classnames_cannot_hold_is_refused(name: str, tmp_path: Path, command: Command) -> None:
     source = open_source(archive(tmp_path / "in.npz", [0, 1, 2], [name, "cat", "dog"]))
     with pytest.raises(EclipseError, match="cannot hold; expected letters and digits in one line") as caught:

@@ -467,9 +467,9 @@ $ eclipse poison images --attack fake --out out --format parqet
 unknown format 'parqet'; did you mean 'parquet'\?
 
 $ [flat] eclipse poison flat --attack urp --out out
-URP needs labels, and this data set has none; expected one class per image
+URP needs labels, and flat/.* lies in no folder of a class; expected each image in one
 $ [flat] eclipse poison flat --attack fake --out out
-Fake needs labels, and this data set has none; expected one class per image
+Fake needs labels, and flat/.* lies in no folder of a class; expected each image in one
 $ [one] eclipse poison one --attack urp --out out
 URP of a set with 1 class; expected at least 2
 $ [few] eclipse poison few --attack fake --out out

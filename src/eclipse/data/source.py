@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from eclipse.data.imageset import ImageSet
+from eclipse.data.layouts.tree import walk
 from eclipse.data.picture import Pixels, size_in_words
 from eclipse.data.store import Source, Store
 from eclipse.errors import EclipseError, is_utf8
@@ -38,6 +40,10 @@ _WITH_COLUMNS = ("parquet", "arrow", "hub")
 _ENDINGS = {".parquet": "parquet", ".npz": "npz", ".tar": "webdataset", ".pkl": "pickle", ".pickle": "pickle"}
 _MAGIC = {b"PAR1": "parquet", b"PK\x03\x04": "npz", b"\x80": "pickle"}
 
+# What is packed in a way that no layout reads.
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")
+_PACKED_ENDINGS = (".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+
 _FORMS = (
     "a folder of images, Parquet (file or folder), an Arrow folder saved by datasets, WebDataset (.tar), .npz, "
     "CIFAR python batches, the ECLIPSE pickle, or hf:NAME"
@@ -61,8 +67,15 @@ def open_source(
     place, bounds = split_slice(text)
     store = _open_store(place, image_column, label_column)
     if len(store) == 0:
-        raise EclipseError(f"{place} has no images; expected at least one: {_FORMS}")
+        packed = _packed_in(Path(place))
+        wanted = _FORMS if packed is None else f"unpack {packed}, which is of no form that is read"
+        raise EclipseError(f"{place} has no images; expected at least one: {wanted}")
     return Source(text, store, _resolve(text, bounds, len(store)))
+
+
+def _packed_in(folder: Path) -> str | None:
+    """The first packed file of a folder."""
+    return next((p for p in walk(folder) if p.lower().endswith(_PACKED_ENDINGS)), None) if folder.is_dir() else None
 
 
 def split_slice(text: str) -> tuple[str, tuple[int | None, int | None]]:
@@ -165,10 +178,12 @@ def _has_images(path: Path) -> bool:
 
 
 def _layout_of_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        start = file.read(6)
+    if start.startswith(_PACKED):
+        raise EclipseError(f"{path} is packed; expected {_FORMS}: unpack it, and give what comes out")
     if path.suffix.lower() in _ENDINGS:
         return _ENDINGS[path.suffix.lower()]
-    with open(path, "rb") as file:
-        start = file.read(4)
     for magic, layout in _MAGIC.items():
         if start.startswith(magic):
             return layout
@@ -183,6 +198,7 @@ def load_imageset(source: Source, purpose: str) -> ImageSet:
     Raises:
         EclipseError: names the first image of another size than the first one; `purpose` says what needs one size.
     """
+    _check_forms(source)
     images: Pixels | None = None
     ids: list[str] = []
     labels: list[int | None] = []
@@ -202,6 +218,18 @@ def load_imageset(source: Source, purpose: str) -> ImageSet:
     source.check_unchanged()
     assert images is not None  # no source is empty
     return ImageSet(images, tuple(ids), _all_labels(source, labels), source.class_names, source.unlabelled)
+
+
+def _check_forms(source: Source) -> None:
+    """Refuse two classes that people cannot tell apart, since one name is in two Unicode normal forms."""
+    seen: dict[str, str] = {}
+    for name in source.class_names or ():
+        other = seen.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            raise EclipseError(
+                f"{source.spec} has the class {name} in two Unicode normal forms, {other!a} and {name!a}; "
+                "expected one: rename one of them, or put their images together"
+            )
 
 
 def load_pictures(source: Source) -> list[Pixels]:

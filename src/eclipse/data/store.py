@@ -155,6 +155,11 @@ class Source:
         """Why the rows have no labels, where they have none, and what to do; a layout may tell by the same name."""
         return getattr(self.store, "unlabelled", "") or f"{self.spec} has none; expected one class per image"
 
+    @property
+    def notes(self) -> list[str]:
+        """What its user should know, of a layout that tells it by the same name."""
+        return list(getattr(self.store, "notes", ()))
+
     def labelled(self) -> Iterator[Row]:
         """Stream the rows where their labels count.
 

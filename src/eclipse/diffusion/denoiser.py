@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from eclipse.diffusion.schedule import NoiseSchedule
@@ -140,6 +141,20 @@ def check_denoiser(denoiser: object) -> None:
 def build_denoiser(config: DenoiserConfig) -> Denoiser:
     """Build a denoiser with fresh weights."""
     return Denoiser(config, ARCHITECTURES.load(config.architecture)(config.options))
+
+
+def check_color(denoiser: Denoiser) -> None:
+    """Refuse a denoiser for images of another number of channels than three, tried on one of zeros."""
+    side = denoiser.config.image_size or 32
+    try:
+        with torch.no_grad():
+            denoiser(torch.zeros(1, 3, side, side), torch.zeros(1, dtype=torch.int64))
+    except RuntimeError as error:  # what a layer says of a wrong shape
+        reason = str(error).partition("\n")[0]
+        raise EclipseError(
+            f"the denoiser of preset {denoiser.config.preset} does not take color images ({reason}); expected one for "
+            "three channels: train one with 'eclipse denoiser train'"
+        ) from error
 
 
 def describe(denoiser: Denoiser) -> dict[str, JSON]:

@@ -68,8 +68,8 @@ class Poison(Job):
         check_output(self.source, self.out, self.format)
 
     def notes(self) -> list[str]:
-        """What becomes of what is no image."""
-        return describe_rest(self.source, self.format)[1]
+        """What is odd about the data set, and what becomes of what is no image."""
+        return self.source.notes + describe_rest(self.source, self.format)[1]
 
     @property
     @abstractmethod

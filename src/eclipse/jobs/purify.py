@@ -14,7 +14,7 @@ from eclipse.data.overlap import note_of_shared, shared_with
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
-from eclipse.diffusion.denoiser import Denoiser, build_denoiser
+from eclipse.diffusion.denoiser import Denoiser, build_denoiser, check_color
 from eclipse.diffusion.presets import Preset, get_preset, preset_of
 from eclipse.diffusion.trusted import MIN_IMAGES, Planned, check_trusted, denoiser_in, plan_denoiser
 from eclipse.errors import EclipseError
@@ -115,8 +115,8 @@ class Purify(Job):
         return shared_with(self.source, self.trusted)
 
     def notes(self) -> list[str]:
-        """What becomes of what is no image, and whether trusted images are suspicious, or more than are needed."""
-        _, notes = describe_rest(self.source, self.format)
+        """What is odd about the data, what becomes of the rest, and whether trusted images are suspicious or many."""
+        notes = self.source.notes + describe_rest(self.source, self.format)[1]
         if self.trusted is None:
             return notes
         if not self.denoiser.exists():
@@ -252,6 +252,8 @@ def purify_job(
     source = open_source(images, image_column=image_column, label_column=label_column)
     format = named_format(source, out, format)
     ready = None if denoiser is None else load_denoiser(denoiser)
+    if ready is not None:
+        check_color(ready)
     level = None if sigma is None else sigma / 255
     if ready is not None:
         planned, chosen, config = None, _preset_of(ready, preset, denoiser), ready.config

@@ -13,6 +13,7 @@ from eclipse.compute.device import compute_dtype, describe_device, enough_memory
 from eclipse.data.imageset import ImageSet
 from eclipse.data.overlap import check_apart_from_test, note_of_shared, refuse_if_all, shared_rows
 from eclipse.data.source import load_imageset, open_source
+from eclipse.data.store import Source
 from eclipse.defenses import DEFENSES
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.victim import Trained, check_sets, new_victim, train_victim
@@ -43,6 +44,7 @@ class Train(Job):
         seed: decides weights, order and all that is drawn.
         device: where to compute.
         compiled: compile the network first.
+        remarks: on the training set, for its user.
     """
 
     specs: Mapping[str, str | None]
@@ -57,6 +59,7 @@ class Train(Job):
     seed: int
     device: str
     compiled: bool
+    remarks: tuple[str, ...] = ()
 
     doing: ClassVar[str] = "training"
     free: ClassVar[frozenset[str]] = frozenset({"dataset", "test set", "trusted set", "device name"})
@@ -103,10 +106,9 @@ class Train(Job):
         }
 
     def notes(self) -> list[str]:
-        """Whether trusted images are among the training images."""
-        if self.trusted is None:
-            return []
-        return note_of_shared(shared_rows(self.data, self.trusted), len(self.trusted))
+        """What is odd about the training set, and whether trusted images are among its images."""
+        shared = 0 if self.trusted is None else shared_rows(self.data, self.trusted)
+        return [*self.remarks, *note_of_shared(shared, len(self.trusted or ()))]
 
     def estimate(self) -> Mapping[str, Any]:
         """The minutes of the training alone; what the defense does, and its preparation, come on top."""
@@ -177,11 +179,13 @@ def train_job(
     chosen, how = DEFENSES.asked(defense, scale, settings), recipe_with(recipe, epochs)
     _check_options(defense, chosen, trusted, compiled)
     specs = {"dataset": dataset, "test set": test, "trusted set": trusted}
-    sets = _load(specs)
+    sources = {name: open_source(spec) for name, spec in specs.items() if spec is not None}
+    sets = _load(sources)
     data, held_out = sets["dataset"], sets["test set"]
     new_victim(arch, data, check_sets(data, held_out), chosen, seed, "cpu")  # refuses what does not fit
     names = {"recipe": recipe, "defense": defense, "scale": scale}
-    return Train(specs, data, held_out, sets.get("trusted set"), out, arch, how, chosen, names, seed, where, compiled)
+    trusted_set, remarks = sets.get("trusted set"), tuple(sources["dataset"].notes)
+    return Train(specs, data, held_out, trusted_set, out, arch, how, chosen, names, seed, where, compiled, remarks)
 
 
 def _check_options(name: str, defense: Defense, trusted: str | None, compiled: bool) -> None:
@@ -194,9 +198,8 @@ def _check_options(name: str, defense: Defense, trusted: str | None, compiled: b
         raise EclipseError(f"the defense {name} changes the network, which then does not compile; leave --compile out")
 
 
-def _load(specs: Mapping[str, str | None]) -> dict[str, ImageSet]:
+def _load(sources: Mapping[str, Source]) -> dict[str, ImageSet]:
     """The sets by their names; none may share images with the test images."""
-    sources = {name: open_source(spec) for name, spec in specs.items() if spec is not None}
     sets = {name: load_imageset(source, "training a victim") for name, source in sources.items()}
     parts = {"dataset": "training", "trusted set": "trusted"}
     for name in sets.keys() & parts.keys():

@@ -52,6 +52,14 @@ def _begins_as_image(path: Path) -> bool:
         os.close(file)
 
 
+def _nesting(root: Path, path: str) -> str:
+    first, *_, last, _ = path.split("/")
+    return (
+        f"{root / path} is of class {first!r}, the first folder, as in torchvision; datasets would take {last!r}, the "
+        "last one"
+    )
+
+
 class FolderStore:
     """A folder of image files (see `Store`); ids are the paths below it."""
 
@@ -63,13 +71,18 @@ class FolderStore:
         self._count = 0
         self._odd: set[str] = set()  # images by content alone: what counts as one stays so
         places: set[str] = set()
+        nested = top = ""
         for path in images_in(root):
             self._count += 1
             if not is_image(path):
                 self._odd.add(path)
             places.add(path.rpartition("/")[0])
+            nested = nested or (path if path.count("/") > 1 else "")
+            top = top or (path if "/" not in path else "")
         refuse_splits(root, places)
         first_parts = {place.partition("/")[0] for place in places}
+        self.unlabelled = f"{root / top} lies in no folder of a class; expected each image in one"
+        self.notes = [_nesting(root, nested)] if nested and not top else []
         self.has_labels = bool(first_parts) and "" not in first_parts
         self.class_names = sorted_classes(first_parts) if self.has_labels else None
 

@@ -220,7 +220,10 @@ def _headers(archive: zipfile.ZipFile, path: Path) -> dict[str, Header]:
     headers = {}
     for info in archive.infolist():
         if not info.filename.endswith(".npy"):
-            raise EclipseError(f"{path} holds {info.filename!r}; expected arrays alone, as numpy.savez writes them")
+            raise EclipseError(
+                f"{path} holds {info.filename!r}; expected arrays alone, as numpy.savez writes them: "
+                "unpack a zip archive of images, and give the folder"
+            )
         name = info.filename.removesuffix(".npy")
         with reading(f"the array {name!r} in {path}", "one of a plain .npz"), archive.open(info) as file:
             headers[name] = _read_header(file, name, path)

@@ -12,7 +12,7 @@ from itertools import islice, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from eclipse.data.layouts.folder import is_image, png_path
+from eclipse.data.layouts.folder import is_image
 from eclipse.data.layouts.tree import carry, fault_of, refuse_split_files, top_files, walk
 from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
 from eclipse.data.store import Replacements, Row
@@ -258,8 +258,13 @@ def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]:
             raise EclipseError(
                 f"{shard} has the member {member.name!r}, a link or device; expected files and folders alone"
             )
-        if member.isreg():
+        if member.isreg() and not _is_of_a_mac(member.name):
             yield member
+
+
+def _is_of_a_mac(name: str) -> bool:
+    """Whether a member is what tar on a Mac packs beside each file: its attributes, named ``._`` and the name."""
+    return PurePosixPath(name).name.startswith("._")
 
 
 def _samples(tar: tarfile.TarFile, shard: Path) -> Iterator[Sample]:
@@ -334,8 +339,8 @@ def _rewrite(shard: Path, target: Path, inside: range, new: Replacements) -> Non
                     continue
             for member in sample.members:
                 if member is sample.image and png is not None:
-                    add_member(
-                        out, png_path(member.name) if is_image(member.name) else f"{sample.key}.png", png, member
-                    )
+                    # Not by png_path, which drops the "./" that the other members of the key keep.
+                    stem = member.name.rpartition(".")[0] if is_image(member.name) else sample.key
+                    add_member(out, f"{stem}.png", png, member)
                 else:
                     out.addfile(_entry(member.name, member.size, member), tar.extractfile(member))
