@@ -53,6 +53,7 @@ def bench(
     from eclipse.bench.plan import plan
     from eclipse.bench.runner import CellStep, run_cells
     from eclipse.cli.show import Show, facts, say
+    from eclipse.errors import escaped
     from eclipse.runs.manifest import to_copy
 
     asked = plan(grid, data, out, cells=cell or (), cache=cache, device=device)
@@ -75,15 +76,14 @@ def bench(
         broken = run_cells(asked.bench, asked.results, asked.missing, jobs, tell)
     say(f"{total - broken} of {total} cells done; next: {shown}")
     if broken:
-        print(
-            f"eclipse: {broken} cells broke, see {asked.results.failed}; the same command tries again", file=sys.stderr
-        )
+        sentence = f"eclipse: {broken} cells broke, see {asked.results.failed}; the same command tries again"
+        print(escaped(sentence), file=sys.stderr)
         raise typer.Exit(1)
 
 
 def _tell_cost(bench: "Bench", cost: "Expected") -> None:
     """Print the missing cells, each with its minutes, and the minutes of what they share."""
-    from eclipse.cli.show import columns
+    from eclipse.cli.show import columns, say
 
     columns(("cell", "minutes"), [(bench.name(cell), f"{minutes:.1f}") for cell, minutes in cost.cells.items()])
     for what, of, parts in (
@@ -95,4 +95,4 @@ def _tell_cost(bench: "Bench", cost: "Expected") -> None:
             columns((of, "minutes"), [(name, f"{minutes:.1f}") for name, minutes in parts.items()])
     print(f"\nabout {cost.minutes / 60:.1f} hours in one process")
     if cost.unsure:
-        print(f"and what these prepare, known when a cell of each is finished: {', '.join(cost.unsure)}")
+        say(f"and what these prepare, known when a cell of each is finished: {', '.join(cost.unsure)}")
