@@ -566,7 +566,7 @@ noise\.npy holds values that are infinite or no numbers; expected finite ones
 $ [tensor with code] eclipse poison images --import code.pt --out out --sign 1 --unit levels
 code\.pt is not a tensor that can be read safely: it holds code, or is no PyTorch file
 $ [array with code] eclipse poison images --import code.npy --out out --sign 1 --unit levels
-code\.npy is not an array of numbers as numpy\.save writes it
+code\.npy cannot be read as an array of numbers as numpy\.save writes it
 $ [archive with code] eclipse poison images --import code.npz --out out --sign 1 --unit levels
 'noise' in code\.npz holds Python objects; expected numbers
 $ [two arrays] eclipse poison images --import two.npz --out out --sign 1 --unit levels

@@ -20,7 +20,7 @@ from eclipse.attacks.crafting import surrogate
 from eclipse.cli import main, show
 from eclipse.diffusion import presets, training
 from eclipse.diffusion.presets import FAST
-from eclipse.jobs import poison, purify
+from eclipse.jobs import poison, purify, train
 from eclipse.purification import shards, stream
 from eclipse.runs import state
 
@@ -29,7 +29,9 @@ PAUSE_S = 0.01
 # The processes are forked from one that has imported everything, which takes seconds (torch._dynamo, which each
 # optimizer imports, most of them), and has computed nothing.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__, purify.__name__, poison.__name__, show.__name__, "torch._dynamo"])
+CONTEXT.set_forkserver_preload(
+    [__name__, purify.__name__, poison.__name__, train.__name__, show.__name__, "torch._dynamo"]
+)
 
 
 def slowly(work: Callable[..., Any]) -> Callable[..., Any]:

@@ -34,11 +34,12 @@ def first_images(source: Source, count: int) -> list[Image]:
 
 
 def training_cost(planned: Planned, images: Images, device: str) -> str | None:
-    """The minutes of a training; None where there is nothing to measure on."""
+    """The minutes of a training; None where there is nothing to measure on, which the work will say."""
     if planned.minutes is not None:
         return f"{planned.minutes:g} minutes, as asked for"
     few = [to_color(image) for image in images[: planned.training.batch]]
-    if not few:
+    size = planned.config.image_size
+    if not few or (size is not None and few[0].shape[1:] != (size, size)):
         return None
 
     def step(batch: int) -> None:
