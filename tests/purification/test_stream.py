@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from kit.layouts import LAYOUTS, tree_bytes
 from kit.streams import purify_source, shard_folder
 from kit.tiny import CONFIG, one_sentence, some_images, tiny_denoiser
@@ -359,49 +358,6 @@ def test_an_empty_folder_at_the_place_of_the_output_is_not_taken_for_it(denoiser
             purify_source(source, denoiser, out, JOB, batch=4, tell=Breaking(batches))
     assert finished_rows(out) == 13
     assert made(source, denoiser, out) == whole
-
-
-def test_an_output_of_somebody_else_is_not_taken_for_a_finished_one(denoiser: Denoiser, tmp_path: Path) -> None:
-    source, out = open_source(folder(tmp_path / "in")), tmp_path / "out"
-    run_broken(source, denoiser, out)
-    folder(out)
-    before = tree_bytes(out)
-    with pytest.raises(EclipseError, match="out exists already; expected a new path"):
-        purify_source(source, denoiser, out, JOB)
-    assert tree_bytes(out) == before
-
-
-def test_a_kill_after_the_last_rename_loses_nothing(denoiser: Denoiser, tmp_path: Path, counted: Counted) -> None:
-    source, out = open_source(folder(tmp_path / "in")), tmp_path / "out"
-    first = purify_source(source, denoiser, out, JOB)
-    before = tree_bytes(out)
-    counted.images = 0
-    assert purify_source(source, denoiser, out, JOB)["output fingerprint"] == first["output fingerprint"]
-    assert tree_bytes(out) == before and counted.images == 0
-
-
-OTHER: dict[str, Treatment] = {
-    "purification sigma": replace(JOB, how=numbers(6.4 / 255)),
-    "purification steps": replace(JOB, how=numbers(steps=2)),
-    "purification sampler": replace(JOB, how=numbers(sampler="ddim")),
-    "seed": replace(JOB, seed=4),
-    "compensation mode": replace(JOB, once=(0.4, 0.05, 1.0)),
-}
-
-
-@pytest.mark.parametrize("name", [*OTHER, "denoiser fingerprint"])
-def test_other_settings_are_refused_by_name_and_harm_nothing(denoiser: Denoiser, tmp_path: Path, name: str) -> None:
-    source, out = open_source(archive(tmp_path / "in.npz")), tmp_path / "out.npz"
-    run_broken(source, denoiser, out)
-    before = tree_bytes(shard_folder(out))
-    torch.manual_seed(1)
-    with pytest.raises(EclipseError, match=rf"was made with {name} = ") as caught:
-        purify_source(
-            source, tiny_denoiser() if name == "denoiser fingerprint" else denoiser, out, OTHER.get(name, JOB)
-        )
-    one_sentence(caught.value)
-    assert tree_bytes(shard_folder(out)) == before
-    assert made(source, denoiser, out) == made(source, denoiser, tmp_path / "whole.npz")
 
 
 def test_settings_that_do_not_change_the_images_may_differ(denoiser: Denoiser, tmp_path: Path) -> None:
