@@ -92,7 +92,7 @@ class REM(SurrogateAttack):
             make_optimizer(network, rounds.recipe),
             clean,
             rounds,
-            self._moves(network),
+            self.moves(network),
             work,
         ).craft()
         return add_noise(clean, noise)
@@ -102,7 +102,8 @@ class REM(SurrogateAttack):
         noise = self.steps * self.draws * (self.adversary_steps + 1)
         return self.visits * (noise + self.adversary_steps + 1) + noise + 1 / 3
 
-    def _moves(self, network: nn.Module) -> Moves:
+    def moves(self, network: nn.Module) -> Moves:
+        """How noise and surrogate change against each other."""
         seen = crop_flip(self.pad)
 
         def attacked(u: Tensor, y: Tensor) -> Tensor:

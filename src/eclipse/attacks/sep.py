@@ -92,7 +92,7 @@ class SEP(SurrogateAttack):
             clean,
             self.recipe,
             work,
-            keep=self._epochs(),
+            keep=self.kept_epochs(),
         )
         losses = [_towards_far(f, clean, work.device, features=self.variant != "sep") for f in networks]
 
@@ -118,7 +118,8 @@ class SEP(SurrogateAttack):
             at = x + project(at - x - self.step * total.sign(), x, self.norm, self.radius)
         return total
 
-    def _epochs(self) -> tuple[int, ...]:
+    def kept_epochs(self) -> tuple[int, ...]:
+        """After which the checkpoints are taken."""
         count = self._count()
         return tuple(round((i + 1) * self.recipe.epochs / count) for i in range(count))
 
