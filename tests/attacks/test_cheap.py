@@ -310,7 +310,7 @@ def test_l0_counts_pixels_and_not_values() -> None:
 def test_measure_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     clean, poisoned = noisy_set(7, SMALL).images, middle_set(7).images
     whole = {norm: measure(clean, poisoned, norm).tolist() for norm in ("Linf", "L2", "L0", "none")}
-    monkeypatch.setattr("eclipse.data.changes._CHUNK_VALUES", 400)
+    monkeypatch.setattr("eclipse.data.changes.CHUNK_VALUES", 400)
     assert whole == {norm: measure(clean, poisoned, norm).tolist() for norm in whole}
     assert np.abs(clean.astype(int) - poisoned).max(axis=(1, 2, 3)) == pytest.approx(np.multiply(whole["Linf"], 255))
 

@@ -263,7 +263,7 @@ def test_rem_starts_anew_each_time_and_trains_on_an_adversary_within_its_radius(
     network = attack.surrogate(clean, Work())
     assert network is not None
     network.eval().requires_grad_(False)
-    moves: Moves = attack._moves(network)  # type: ignore[attr-defined]
+    moves: Moves = attack.moves(network)  # type: ignore[attr-defined]
     x, y = unit(clean)
     torch.manual_seed(5)
     noise = moves.renew(x, y, torch.full_like(x, 9.0))

@@ -20,7 +20,7 @@ from eclipse.attacks.crafting import surrogate as crafting_module
 from eclipse.attacks.crafting.objectives import centroids, feature_distance, present_classes
 from eclipse.attacks.crafting.perturbation import add_noise
 from eclipse.attacks.crafting.transforms import flip_shift
-from eclipse.attacks.efp import _distance_to_nearest_other
+from eclipse.attacks.efp import distance_to_nearest_other
 from eclipse.classifiers.classifier import Classifier
 from eclipse.classifiers.fit import Recipe
 from eclipse.classifiers.pgd import PGD, Loss, adversary, cross_entropy
@@ -310,8 +310,8 @@ def test_the_inner_steps_of_sep_add_up_gradients_along_the_way(poisoned: Callabl
 
 
 def test_the_checkpoints_of_sep_are_equally_spaced_and_as_many_as_published(tmp_path: Path) -> None:
-    assert make_attack("sep")._epochs() == tuple(range(4, 121, 4))
-    assert make_attack("sep", variant="fa-vr")._epochs() == tuple(range(8, 121, 8))
+    assert make_attack("sep").kept_epochs() == tuple(range(4, 121, 4))
+    assert make_attack("sep", variant="fa-vr").kept_epochs() == tuple(range(8, 121, 8))
     hasty("sep", recipe=Recipe(epochs=5, batch=8, lr=0.05)).craft(clipped(20), Work(state=State(tmp_path)))
     assert sorted(file.stem for file in tmp_path.glob("surrogate-*")) == ["surrogate-2", "surrogate-5"]
 
@@ -359,7 +359,7 @@ class Values(Classifier):
 def test_the_own_class_is_never_the_nearest_other_however_far_the_others_are() -> None:
     means = torch.tensor([[0.0, 0.0], [5.0, 0.0], [0.0, 9.0]])
     x = torch.tensor([[0.1, 0.0], [0.0, 0.2], [5.0, 0.0], [0.0, 9.0]]).view(4, 1, 1, 2).requires_grad_()
-    found = _distance_to_nearest_other(Values(), means, torch.tensor([0, 0, 1, 2]))(x)
+    found = distance_to_nearest_other(Values(), means, torch.tensor([0, 0, 1, 2]))(x)
     assert found.tolist() == pytest.approx([4.9**2 / 2, (25 + 0.04) / 2, 12.5, 40.5])
     gradient = torch.autograd.grad(found.sum(), x)[0].view(4, 2)
     assert gradient.tolist() == [pytest.approx(row) for row in ([-4.9, 0], [-5, 0.2], [5, 0], [0, 9])]

@@ -816,7 +816,7 @@ def test_doctor_finds_no_problem_here(command: Command) -> None:
 
 
 def test_doctor_names_problems_with_their_remedies(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_memory_gib", lambda: 1.0)
+    monkeypatch.setattr(os, "sysconf", lambda name: 2**15)  # 1 GiB
     monkeypatch.setattr(doctor, "purification_speed", lambda device: 100.0)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda module: None if module == "sklearn" else object())

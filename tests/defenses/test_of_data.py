@@ -283,7 +283,7 @@ def test_op_clips_and_rounds_what_it_stores(monkeypatch: pytest.MonkeyPatch) -> 
         return exact[-1]
 
     monkeypatch.setattr("eclipse.defenses.op.project", recorded)
-    monkeypatch.setattr("eclipse.defenses.op._ROWS", 16)
+    monkeypatch.setattr("eclipse.defenses.op.ROWS", 16)
     stored = make_defense("op", batch=10).prepare(noise_set(40), None, Work()).images
     levels = torch.cat(exact).numpy() * 255
     assert levels.min() < -5 and levels.max() > 260

@@ -22,7 +22,7 @@ from eclipse.defenses import DEFENSES, make_defense
 from eclipse.defenses.at import AT, USUAL
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.dp_sgd import DPSGD, GroupNormOnly
-from eclipse.defenses.ueraser import UEraser, _policy
+from eclipse.defenses.ueraser import UEraser
 from eclipse.errors import EclipseError
 from eclipse.parameters import parameters
 from eclipse.runs.state import pack, unpack
@@ -68,8 +68,7 @@ def small(classes: int = 3) -> SmallNet:
 
 def copies_of(x: Tensor, seed: int, number: int) -> Tensor:
     torch.manual_seed(seed)
-    with torch.no_grad():
-        return torch.stack([_policy(0.5, x.shape[1])(x).clamp(0, 1) for _ in range(number)])
+    return torch.stack([UEraser(copies=1).adversary(Dark(), x, torch.zeros(len(x)), 0.0) for _ in range(number)])
 
 
 def test_aa_takes_the_copy_with_the_largest_loss_image_by_image() -> None:

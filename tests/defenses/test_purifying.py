@@ -488,14 +488,14 @@ def test_the_loss_of_d_vae_is_the_published_sum() -> None:
         (2.0, False, 0.01 + 0.04 + 0.01 * 2.0),
         (2.0, True, 0.01 + 0.04 + 0.01 * 2.0 + 0.09),
     ):
-        found = DVAE()._loss(Parts(image, rest, torch.tensor(kl)), x, 1.0, bounded)
+        found = DVAE().loss(Parts(image, rest, torch.tensor(kl)), x, 1.0, bounded)
         assert found.item() == pytest.approx(expected, rel=1e-5)
     little = Parts(image, torch.full((2, 3, 4, 4), 0.01), torch.tensor(1.0))
-    assert DVAE()._loss(little, x, 1.0, True).item() == pytest.approx(0.01 + 0.0081 + 0.01 + 0.002, rel=1e-5)
+    assert DVAE().loss(little, x, 1.0, True).item() == pytest.approx(0.01 + 0.0081 + 0.01 + 0.002, rel=1e-5)
 
 
 def test_d_vae_at_its_published_width_is_the_published_network() -> None:
-    network = DVAE()._network(noisy_set(10, (3, 32, 32)), "d-vae", 0)
+    network = DVAE().network(noisy_set(10, (3, 32, 32)), "d-vae", 0)
     stem = 3 * 64 * 9 + 2 * 64 + 4 * (64 * 64 * 9 + 2 * 64) + 64 * 128 * 11 - 64 * 128 + 128 * 128 * 9 + 6 * 128
     bottleneck = 2 * (128 + 1) * 256 + (256 + 1) * 128
     decoder = 128 * 64 * 16 + 64 + 64 * 64 * 9 + 64 + 64 * 32 * 9 + 32 + 32 * 3 * 9 + 3

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +21,6 @@ from eclipse.diffusion.improved_diffusion import import_checkpoint
 from eclipse.diffusion.presets import PRESETS
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.errors import EclipseError
-from eclipse.runs import files
 
 TINY = DenoiserConfig(
     architecture="unet",
@@ -226,7 +226,7 @@ def test_a_killed_save_is_cleaned_up_by_the_next(tmp_path: Path, monkeypatch: py
     older = tiny()
     save_denoiser(older, tmp_path / "d")
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_swap", killed)
+        patch.setattr(os, "sync", killed)
         with pytest.raises(KeyboardInterrupt):
             save_denoiser(tiny(), tmp_path / "d")
     assert torch.equal(predict(load_denoiser(tmp_path / "d")), predict(older))

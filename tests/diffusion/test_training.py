@@ -261,7 +261,7 @@ def test_levels_and_noise_are_drawn_as_they_should() -> None:
 
 
 def drawn_sizes(images: Any, crop: int | None) -> NDArray[np.int64]:
-    x0 = draw(images, replace(SHORT, batch=64), training._crop_size(images, crop), 500, 0, 0)[0]
+    x0 = draw(images, replace(SHORT, batch=64), training.crop_size(images, crop), 500, 0, 0)[0]
     return pixels(x0)
 
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -234,7 +235,7 @@ def test_an_attack_without_a_network_has_no_cost(place: Path, command: Command) 
 def test_a_cost_that_is_too_high_for_a_processor_names_the_small_scale(
     place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost, "_timed", lambda *args: 1.0)
+    monkeypatch.setattr(cost, "passes_per_s", lambda *args: 1.0)
     long = ["poison", "images", "--attack", "fake", "--out", "out", "--dry-run"]
     said = command(*long, "--set", "steps=88")
     assert "about 30 minutes at 1 passes" in said.out and "note: " in said.out and "--scale small" in said.out
@@ -246,7 +247,7 @@ def test_a_cost_that_is_too_high_for_a_processor_names_the_small_scale(
 
 def test_a_speed_is_that_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 2.0, 10.0, 10.25])
-    monkeypatch.setattr(cost.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     images = ImageSet.from_arrays(some_images(300, 16, 16), np.arange(300) % 2)
     found = cost.expected_cost(make_attack("fake"), images, Work())
     assert found is not None and found.images_per_s == 128 / 0.25, "the second batch counts"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from kit.commands import Command, refusal, write_images
-from kit.kills import Killed, killed_at_the_end
+from kit.kills import Killed
 from kit.tiny import some_images
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -206,44 +206,6 @@ def test_the_command_writes_result_and_weights(data: Path, command: Command) -> 
     )
 
 
-def test_an_interrupted_command_goes_on_and_other_settings_are_refused(
-    data: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = options(data)
-    assert command(*whole).code == 0
-    expected = json.loads((data / "run" / "result.json").read_text())
-    again = [data / "again" if option == data / "run" else option for option in whole]
-
-    save = State.save
-
-    def save_and_die(self: State, stage: str, *rest: Any) -> None:
-        save(self, stage, *rest)
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(State, "save", save_and_die)
-        command(*again)
-    assert json.loads((data / "again.run.json").read_text())["status"] == "started"
-    assert "was made with recipe epochs = 2 and this run asks for 5" in refusal(command(*again, "--epochs", "5"))
-    assert command(*again).code == 0
-    result = json.loads((data / "again" / "result.json").read_text())
-    assert [e["loss"] for e in result["epochs"]] == [e["loss"] for e in expected["epochs"]]
-    weights = [(data / name / "model.safetensors").read_bytes() for name in ("run", "again")]
-    assert weights[0] == weights[1] and not list(data.glob(".again*"))
-
-
-def test_a_command_that_was_killed_after_its_output_was_there_completes_it(
-    data: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with killed_at_the_end(monkeypatch, told=False):
-        command(*options(data))
-    before = (data / "run" / "model.safetensors").read_bytes()
-    assert json.loads((data / "run.run.json").read_text())["status"] == "started"
-    assert command(*options(data)).code == 0
-    assert json.loads((data / "run.run.json").read_text())["status"] == "complete"
-    assert (data / "run" / "model.safetensors").read_bytes() == before and not list(data.glob(".run*"))
-
-
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -283,34 +245,11 @@ def test_trusted_images_among_the_training_images_are_noted(data: Path, command:
     assert said.code == 0 and "note: 10 of the 60 trusted images are among the suspicious ones, too" in said.out
 
 
-def test_what_a_defense_refuses_at_once_leaves_no_state(data: Path, command: Command) -> None:
-    write_images(data / "few", 20, side=16, seed=3)
-    asked = options(data, "--defense", "one-step", "--scale", "small", "--set", "iterations=2", "--trusted")
-    assert "at least 50" in refusal(command(*asked, data / "few"))
-    assert not list(data.glob(".run*"))
-    assert command(*asked, data / "trusted").code == 0
-
-
-@pytest.mark.parametrize("content", ["{", "[1]"])
-def test_a_damaged_state_is_said_with_the_remedy(data: Path, command: Command, content: str) -> None:
-    (data / ".run.training").mkdir()
-    (data / ".run.training" / "settings.json").write_text(content)
-    (data / ".run.training" / "victim.safetensors").touch()
-    assert "settings.json is damaged" in refusal(command(*options(data)))
-
-
 def test_a_label_that_is_no_class_is_refused(data: Path, command: Command) -> None:
     images = some_images(8, 16, 16).transpose(0, 2, 3, 1)
     np.savez(data / "huge.npz", images=images, labels=np.array([0, 1] * 3 + [0, 2**40]))
     said = refusal(command("train", data / "huge.npz", *options(data)[2:]))
     assert "label 1099511627776; expected less than 65,536" in said
-
-
-def test_a_dry_run_prints_the_settings_and_writes_nothing(data: Path, command: Command) -> None:
-    before = sorted(data.rglob("*"))
-    said = command(*options(data, "--dry-run"))
-    assert said.code == 0 and "fast: 2 epochs" in said.out
-    assert sorted(data.rglob("*")) == before
 
 
 def test_the_list_of_defenses_is_whole_and_each_is_described(command: Command) -> None:

@@ -64,6 +64,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "denoised batch": (stream, "denoise"),
     "shard": (shards.Shards, "add"),
     "saved state": (state.State, "save"),
+    "synced output": (os, "sync"),  # it is there but for its name
 }
 
 

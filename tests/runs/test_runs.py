@@ -191,7 +191,7 @@ def test_gpus_that_are_here_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bfloat16_is_for_hardware_that_multiplies_it(
     monkeypatch: pytest.MonkeyPatch, has: bool, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(device, "_cpu_has_bf16", lambda: has)
+    monkeypatch.setattr(device, "cpu_has_bf16", lambda: has)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
     for where in ("cpu", "cuda"):
         chosen, reason = compute_dtype(where)

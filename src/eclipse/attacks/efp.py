@@ -90,7 +90,7 @@ class EFP(SurrogateAttack):
         def objective(rows: slice) -> Loss:
             if self.variant == "push":
                 return feature_distance(network, means[own[rows]])
-            return _distance_to_nearest_other(network, means, own[rows])
+            return distance_to_nearest_other(network, means, own[rows])
 
         noise = craft_pgd(clean, work, objective, self._how(), transform=flip_shift())
         return add_noise(clean, noise)
@@ -107,7 +107,7 @@ class EFP(SurrogateAttack):
         return PGD(self.reference_radius, self.reference_step, self.reference_steps, start="uniform", ascend=True)
 
 
-def _distance_to_nearest_other(network: Classifier, means: Tensor, own: Tensor) -> Loss:
+def distance_to_nearest_other(network: Classifier, means: Tensor, own: Tensor) -> Loss:
     """The mean squared distance of each embedding to the nearest mean but that of its own class."""
 
     def loss(x: Tensor) -> Tensor:

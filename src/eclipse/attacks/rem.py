@@ -88,7 +88,7 @@ class REM(SurrogateAttack):
         network = self.surrogate(clean, work)
         rounds = self._rounds(len(clean))
         noise = Alternation(
-            network, make_optimizer(network, rounds.recipe), clean, rounds, self._moves(network), work
+            network, make_optimizer(network, rounds.recipe), clean, rounds, self.moves(network), work
         ).craft()
         return add_noise(clean, noise)
 
@@ -97,7 +97,8 @@ class REM(SurrogateAttack):
         noise = self.steps * self.draws * (self.adversary_steps + 1)
         return self.visits * (noise + self.adversary_steps + 1) + noise + 1 / 3
 
-    def _moves(self, network: nn.Module) -> Moves:
+    def moves(self, network: nn.Module) -> Moves:
+        """How noise and surrogate change against each other."""
         seen = crop_flip(self.pad)
 
         def attacked(u: Tensor, y: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class SEP(SurrogateAttack):
     def craft(self, clean: ImageSet, work: Work) -> ImageSet:
         """Train the surrogate and perturb every image towards the class half of those that the set has further on."""
         check_classes("SEP", clean)
-        networks = train_surrogate(self.surrogate(clean, work), clean, self.recipe, work, keep=self._epochs())
+        networks = train_surrogate(self.surrogate(clean, work), clean, self.recipe, work, keep=self.kept_epochs())
         losses = [_towards_far(f, clean, work.device, features=self.variant != "sep") for f in networks]
 
         def objective(rows: slice) -> Loss:
@@ -112,7 +112,8 @@ class SEP(SurrogateAttack):
             at = x + project(at - x - self.step * total.sign(), x, self.norm, self.radius)
         return total
 
-    def _epochs(self) -> tuple[int, ...]:
+    def kept_epochs(self) -> tuple[int, ...]:
+        """After which the checkpoints are taken."""
         count = self._count()
         return tuple(round((i + 1) * self.recipe.epochs / count) for i in range(count))
 

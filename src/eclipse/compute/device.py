@@ -38,12 +38,13 @@ def compute_dtype(device: str) -> tuple[torch.dtype, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "the GPU multiplies bfloat16"
         return torch.float32, "the GPU has no bfloat16"
-    if _cpu_has_bf16():
+    if cpu_has_bf16():
         return torch.bfloat16, "the processor multiplies bfloat16 (AVX512-BF16 or AMX)"
     return torch.float32, "the processor has no bfloat16 instructions"
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16."""
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):

@@ -15,7 +15,7 @@ from eclipse.errors import unknown
 BANDS = (4, 8, 12)
 """Where the bands of the spectrum meet, in cycles an image at 32x32, which is cycles per 32 pixels at other sizes."""
 
-_CHUNK_VALUES = 2**22  # float32 values worked on at once: 16 MB an array, 1,365 images of 3x32x32
+CHUNK_VALUES = 2**22  # float32 values worked on at once: 16 MB an array, 1,365 images of 3x32x32
 _CLASS_VALUES = 2**26  # kept to tell how class-wise changes are: 256 MiB, 100 classes of 3x473x473
 
 Change: TypeAlias = NDArray[np.int16]
@@ -24,7 +24,7 @@ Change: TypeAlias = NDArray[np.int16]
 
 def chunks(images: NDArray[np.uint8]) -> Iterator[slice]:
     """Cut the rows of (N, C, H, W) into slices that can be worked on in float32 in bounded memory."""
-    step = max(1, _CHUNK_VALUES // math.prod(images.shape[1:]))
+    step = max(1, CHUNK_VALUES // math.prod(images.shape[1:]))
     for start in range(0, len(images), step):
         yield slice(start, start + step)
 

@@ -93,7 +93,7 @@ class DVAE(Defense):
     def train_network(self, data: ImageSet, stage: int, work: Work) -> DisentanglingVAE:
         """Train the network of the first or the second stage, going on after the last epoch that is on record."""
         name, target = f"d-vae stage {stage}", self.targets[stage - 1]
-        network = self._network(data, name, work.seed).to(work.device)
+        network = self.network(data, name, work.seed).to(work.device)
         optimizer = torch.optim.Adam(network.parameters(), lr=self.lr)
         done = 0
         if found := work.state.load(name):
@@ -115,7 +115,8 @@ class DVAE(Defense):
         """By operations, for a ResNet-18, 80 epochs and 50,000 32x32 images."""
         return 1.0 + 2 * self.epochs / 80 * _GFLOP * (self.width / 64) ** 2 / 1.11
 
-    def _network(self, data: ImageSet, name: str, seed: int) -> DisentanglingVAE:
+    def network(self, data: ImageSet, name: str, seed: int) -> DisentanglingVAE:
+        """A fresh one for the images of a set."""
         channels, height, width = data.images.shape[1:]
         with seeded(seed, f"{name} weights"):
             return DisentanglingVAE(data.num_classes, (channels, height, width), self.width, self.latent, self.blocks)
@@ -136,7 +137,7 @@ class DVAE(Defense):
             x = to_unit(images[rows])
             with autocast(images.device):
                 parts = network(x, labels[rows])
-            loss = self._loss(parts, x, target, bounded)
+            loss = self.loss(parts, x, target, bounded)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), self.clip)
@@ -144,7 +145,8 @@ class DVAE(Defense):
             total += loss.detach()
         return float(total) / batches
 
-    def _loss(self, parts: Parts, x: Tensor, target: float, bounded: bool) -> Tensor:
+    def loss(self, parts: Parts, x: Tensor, target: float, bounded: bool) -> Tensor:
+        """What a step lowers; the perturbation counts only where it is bounded."""
         both = (parts.image + parts.perturbation).clamp(0, 1)
         loss = F.mse_loss(parts.image, x) + F.mse_loss(both, x) + self.weight * parts.kl.clamp(min=target)
         return loss + parts.perturbation.square().mean().clamp(min=self.bound) if bounded else loss

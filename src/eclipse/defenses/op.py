@@ -19,7 +19,7 @@ from eclipse.defenses.defense import Defense
 from eclipse.errors import EclipseError, require
 from eclipse.runs.state import Work
 
-_ROWS = 1024  # projected at once
+ROWS = 1024  # projected at once
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class OP(Defense):
             )
         basis = orthonormal(self._weights(data, work))
         projected = np.empty_like(data.images)
-        for first in range(0, len(data), _ROWS):
-            rows = slice(first, first + _ROWS)
+        for first in range(0, len(data), ROWS):
+            rows = slice(first, first + ROWS)
             x = to_unit(torch.from_numpy(data.images[rows].copy()).to(work.device))
             projected[rows] = quantize(project(x, basis)).cpu().numpy()
         return data.with_images(projected)

@@ -90,7 +90,7 @@ def train(
     run = _Run(denoiser.to(device), training, minutes)
     if found := work.state.load(_STAGE):
         run.restore(*found)
-    crop = _crop_size(images, training.crop)
+    crop = crop_size(images, training.crop)
     autocast = torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
     began = saved = time.monotonic()
     before, first = run.seconds, run.step
@@ -133,7 +133,7 @@ def _epoch_order(seed: int, epoch: int, total: int) -> NDArray[np.int64]:
     return stream(seed, "order", epoch, "training").permutation(total)
 
 
-def _crop_size(images: Images, largest: int | None) -> int | None:
+def crop_size(images: Images, largest: int | None) -> int | None:
     """One crop for all: the median of the shorter sides, at most ``largest``; None where whole images will do."""
     if len({image.shape for image in images}) == 1 and (largest is None or max(images[0].shape[1:]) <= largest):
         return None

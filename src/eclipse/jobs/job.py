@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from eclipse.errors import EclipseError
-from eclipse.runs.files import LOCK, PARTIAL, clear, locked, whole, write_json, write_whole
+from eclipse.runs.files import LOCK, PARTIAL, clear, locked, partial_of, whole, write_json, write_whole
 from eclipse.runs.manifest import TIMES, check_same_settings, flat, read_kept, read_manifest, recorded, run_json
 from eclipse.runs.state import Event, State
 
@@ -158,18 +158,26 @@ def is_made(out: Path) -> bool:
 
 
 def _is_published(job: Job) -> bool:
-    """Whether a kill came between the output, whose outcome is on record before it appears, and its manifest."""
-    return is_made(job.out) and (job.folder / _OUTCOME).exists()
+    """Whether a kill came between the output, whose outcome is on record before it appears, and its manifest.
+
+    Where the output was not renamed into place, what is there is somebody else's.
+    """
+    return is_made(job.out) and (job.folder / _OUTCOME).exists() and not partial_of(job.out).exists()
 
 
 def _worked(job: Job, tell: Tell) -> dict[str, Any]:
     outcome = job.folder / _OUTCOME
     if _is_published(job):
         return read_kept(outcome)
-    with whole(job.out) as place:
-        found = job.work(State(job.folder, tell), tell, place)
-        job.check_place()  # the work may have taken days
-        write_json(outcome, found)
+    outcome.unlink(missing_ok=True)  # of an output that did not appear
+    try:
+        with whole(job.out) as place:
+            found = job.work(State(job.folder, tell), tell, place)
+            job.check_place()  # the work may have taken days
+            write_json(outcome, found)
+    except BaseException:
+        outcome.unlink(missing_ok=True)
+        raise
     return found
 
 

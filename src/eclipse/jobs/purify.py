@@ -151,9 +151,8 @@ class Purify(Job):
         times = Times(state.folder)
         tell = times.telling(tell)
         with times.part("denoiser"):
-            denoiser = self.ready or self._trained(tell)
+            denoiser = self._denoiser(tell)
         fingerprint = self.inputs.get("denoiser fingerprint") or fingerprint_denoiser(denoiser)
-        check_first(self.source, denoiser.config, self.treatment.skip_bad)
         shards = Shards(state.folder, fingerprint)
         shards.check(self.source, self.treatment.skip_bad)
         with times.part("purification"):
@@ -174,14 +173,17 @@ class Purify(Job):
             "denoiser": {"fingerprint": fingerprint, "trained": dict(denoiser.config.trained)},
         }
 
-    def _trained(self, tell: Tell) -> Denoiser:
-        """The denoiser of the trusted images; they are in memory for no longer than its training."""
+    def _denoiser(self, tell: Tell) -> Denoiser:
+        """The given denoiser, or that of the trusted images; they are in memory for no longer than its training."""
+        how = self.treatment
+        if self.ready is not None:
+            check_first(self.source, self.ready.config, how.skip_bad)
+            return self.ready
         assert self.trusted is not None and self.planned is not None
         trusted = check_trusted(load_pictures(self.trusted), self.planned.config)
-        how = self.treatment
-        if not self.denoiser.exists():  # before a training that takes minutes
+        if not self.denoiser.exists():
             _ = self._shared
-            check_first(self.source, self.planned.config, how.skip_bad)
+        check_first(self.source, self.planned.config, how.skip_bad)  # before a training that takes minutes
         return denoiser_in(self.denoiser, self.planned, trusted, Work(how.seed, how.device), on_step=tell)
 
     def closing(self, outcome: Mapping[str, Any]) -> Mapping[str, Any]:

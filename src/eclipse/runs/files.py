@@ -103,7 +103,7 @@ def whole(path: Path) -> Iterator[Path]:
     The hidden name is always the same, so that what a killed process leaves there goes with the next write. A kill
     while one folder takes the place of another leaves at least one of the two, whole.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial = partial_of(path)
     remove(partial)
     try:
         yield partial
@@ -117,6 +117,11 @@ def whole(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             remove(partial)
         raise
+
+
+def partial_of(path: Path) -> Path:
+    """Where ``whole`` has made what it has not renamed yet."""
+    return path.with_name(f".{path.name}{PARTIAL}")
 
 
 def remove(path: Path) -> None:
