@@ -94,7 +94,7 @@ def test_the_bound_holds_after_rounding_and_labels_and_order_stay(attack: Attack
 
 @every_attack
 def test_the_seed_decides_every_byte_and_the_global_generator_none(attack: Attack) -> None:
-    clean = smooth_set(20)
+    clean = smooth_set(10)
     first = attack.poison(clean, seed=0).images
     torch.manual_seed(7)
     assert np.array_equal(first, attack.poison(clean, seed=0).images)
@@ -102,9 +102,8 @@ def test_the_seed_decides_every_byte_and_the_global_generator_none(attack: Attac
 
 
 @every_attack
-@pytest.mark.parametrize(("shape", "classes"), [((1, 16, 20), 10), ((3, 16, 16), 100)], ids=["gray", "100 classes"])
-def test_gray_images_and_a_hundred_classes_are_poisoned(attack: Attack, shape: tuple[int, ...], classes: int) -> None:
-    clean = smooth_set(20, shape, classes)
+def test_gray_images_of_a_hundred_classes_are_poisoned(attack: Attack) -> None:
+    clean = smooth_set(20, (1, 16, 20), 100)
     poisoned = attack.poison(clean, seed=0)
     assert poisoned.images.shape == clean.images.shape
     sizes = measure(clean.images, poisoned.images, "Linf")
@@ -138,25 +137,21 @@ def test_a_crafting_killed_again_and_again_ends_with_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(alternating, "ROWS", 8)
     monkeypatch.setattr(alternating, "SAVE", 3)
-    clean = smooth_set(12)
+    clean, kills = smooth_set(10), 0
     undisturbed = attack.poison(clean, seed=0).images
-    kills = {}
-    for k in (1, 4):
-        folder, kills[k] = tmp_path / str(k), 0
-        while True:
-            try:
-                poisoned = attack.craft(clean, Work(state=Killer(folder, k + kills[k] % 4)))
-                break
-            except Killed:
-                kills[k] += 1
-                assert kills[k] < 100, "no progress"
-        assert np.array_equal(poisoned.images, undisturbed), k
-    assert kills[1] > kills[4] >= 1
+    while True:
+        try:
+            poisoned = attack.craft(clean, Work(state=Killer(tmp_path, 1 + kills % 6)))
+            break
+        except Killed:
+            kills += 1
+            assert kills < 100, "no progress"
+    assert np.array_equal(poisoned.images, undisturbed) and kills > 2
 
 
 @every_attack
 def test_a_finished_crafting_is_not_done_again(attack: Attack, tmp_path: Path) -> None:
-    clean, told = smooth_set(20), list[StageStep]()
+    clean, told = smooth_set(10), list[StageStep]()
     first = attack.craft(clean, Work(state=State(tmp_path))).images
     assert np.array_equal(attack.craft(clean, Work(state=State(tmp_path, told.append))).images, first)
     assert "surrogate" not in [step.stage for step in told], "it trained"

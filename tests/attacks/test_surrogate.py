@@ -131,10 +131,10 @@ def share(network: Classifier, data: ImageSet, labels: Tensor) -> float:
 
 @pytest.mark.parametrize("name", HASTIER)
 def test_no_pixel_moves_by_more_than_8_levels_as_stored(name: str) -> None:
-    clean = clipped(20)
+    clean = clipped(12)
     poisoned = hasty(name, steps=12).poison(clean, seed=0)
     sizes = measure(clean.images, poisoned.images, "Linf")
-    assert (sizes * 255).round(6).tolist() == [8] * 20
+    assert (sizes * 255).round(6).tolist() == [8] * 12
     assert np.abs(change(clean, poisoned)).mean() > 2
 
 
@@ -160,11 +160,9 @@ def test_the_seed_alone_decides_every_byte(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HASTIER)
-@pytest.mark.parametrize(("classes", "channels"), [(10, 1), (100, 3)])
-def test_any_number_of_classes_and_channels_is_poisoned_though_classes_are_missing(
-    name: str, classes: int, channels: int
-) -> None:
-    full = clipped(classes, classes, channels)
+def test_many_classes_of_gray_images_are_poisoned_though_classes_are_missing(name: str) -> None:
+    classes = 60
+    full = clipped(classes, classes, channels=1)
     clean = ImageSet(full.images, full.ids, 2 * labels_of(full).numpy() + 1, tuple(map(str, range(2 * classes + 1))))
     delta = change(clean, hasty(name, recipe=replace(HASTY, batch=32)).poison(clean, seed=0))
     assert 0 < np.abs(delta).max() <= 8
@@ -196,7 +194,7 @@ def killed(name: str, folder: Path, step: int) -> int:
 def test_a_crafting_killed_anywhere_and_run_again_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
     expected, stages = undisturbed(name)
     assert len(stages) >= 5 and len(set(stages)) >= 2, "both stages, in several parts"
-    for step in (1, 3, len(stages) - 1):
+    for step in (1, len(stages) - 1):
         killed(name, tmp_path / str(step), step)
         again = hasty(name).craft(clipped(20), Work(state=State(tmp_path / str(step))))
         assert np.array_equal(again.images, expected.images), stages[step - 1]
@@ -263,7 +261,7 @@ def test_tap_keeps_the_restart_of_lowest_mean_loss(
 def test_sep_makes_every_checkpoint_see_the_class_half_of_them_further(
     variant: str, poisoned: Callable[..., Poisoned]
 ) -> None:
-    found = poisoned("sep", epochs=(3, 6), checkpoints=2, variant=variant, steps=10)
+    found = poisoned("sep", epochs=(3, 6), checkpoints=2, variant=variant, steps=6)
     labels = labels_of(found.clean)
     for network in found.surrogates:
         before = share(network, found.clean, (labels + 2) % 4)

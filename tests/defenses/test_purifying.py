@@ -273,7 +273,7 @@ def test_noise_levels_are_given_and_read_in_8_bit_levels(name: str) -> None:
 
 
 @pytest.mark.usefixtures("tiny_fast", "at_every_step")
-@pytest.mark.parametrize(("stage", "survived"), [("denoiser", 1), ("purification", 0), ("purification", 2)])
+@pytest.mark.parametrize(("stage", "survived"), [("denoiser", 1), ("purification", 1)])
 def test_eclipse_goes_on_after_a_kill_and_ends_with_the_same_bytes(stage: str, survived: int, tmp_path: Path) -> None:
     data, defense = noisy_set(40, SHAPE), make_defense("eclipse-a", steps=4)
     undisturbed = defense.prepare(data, TRUSTED, Work()).images
@@ -415,7 +415,7 @@ def planted(n: int) -> tuple[ImageSet, ImageSet, NDArray[np.float32]]:
 def test_the_perturbation_branch_of_d_vae_finds_a_planted_class_wise_pattern(tmp_path: Path) -> None:
     clean, poisoned, pattern = planted(128)
     labels, state = clean.require_labels("test"), State(tmp_path)
-    defense = tiny_dvae(epochs=30, free_epochs=6, batch=32, lr=0.01)
+    defense = tiny_dvae(epochs=20, free_epochs=6, batch=32, lr=0.01)
     cleaned = defense.prepare(poisoned, None, Work(state=state)).images
     network = defense.train_network(poisoned, 1, Work(state=state))  # as it is on record
     perturbation = network(to_unit(torch.from_numpy(poisoned.images)), torch.from_numpy(labels)).perturbation
@@ -444,7 +444,7 @@ def test_d_vae_takes_any_channels_and_sizes_and_keeps_rows(shape: tuple[int, ...
     assert np.array_equal(first.images, again.images) and not np.array_equal(first.images, other.images)
 
 
-@pytest.mark.parametrize(("stage", "survived"), [(1, 0), (1, 2), (2, 1)])
+@pytest.mark.parametrize(("stage", "survived"), [(1, 1), (2, 1)])
 def test_d_vae_goes_on_after_a_kill_and_ends_with_the_same_bytes(stage: int, survived: int, tmp_path: Path) -> None:
     data, defense, seen = noisy_set(40, SHAPE), tiny_dvae(), list[StageStep]()
     with pytest.raises(Killed):

@@ -162,7 +162,7 @@ class Dropping(nn.Module):
 
 
 @pytest.mark.usefixtures("saving")
-@pytest.mark.parametrize("done", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("done", [1, 4, 6])
 def test_resumed_training_equals_an_undisturbed_one(tmp_path: Path, done: int) -> None:
     undisturbed, first, second = fresh(), fresh(), fresh()
     run(undisturbed)

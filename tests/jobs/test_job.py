@@ -14,9 +14,11 @@ import torch
 from kit.commands import Command, Said, refusal, write_images
 from kit.kills import Killed, killed_at_the_end, manifest, names, refused
 from kit.layouts import tree_bytes
+from kit.tiny import tiny_denoiser
 
 from eclipse.attacks.crafting import surrogate
 from eclipse.diffusion import training
+from eclipse.diffusion.checkpoint import save_denoiser
 from eclipse.jobs.denoiser import TrainDenoiser
 from eclipse.jobs.job import Job
 from eclipse.jobs.poison import Craft
@@ -256,6 +258,16 @@ def test_a_damaged_state_is_one_sentence_with_the_remedy(
     assert run().code == 0
 
 
+def test_ctrl_c_says_that_the_same_command_goes_on(
+    place: Path, run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with keeping(monkeypatch, KeyboardInterrupt(), 1):
+        said = run()
+    assert said.code == 130 and "Traceback" not in said.err
+    assert said.err.splitlines()[-1] == "eclipse: interrupted; the same command goes on where it was"
+    assert run().code == 0
+
+
 def test_a_failed_run_says_why_and_goes_on(
     place: Path, run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,3 +371,43 @@ def test_what_is_refused_at_once_leaves_what_was_there(place: Path, command: Com
         before = tree_bytes(place)
         assert words in refusal(command(*line.split(), "--out", "out"))
         assert tree_bytes(place) == before and not list(place.glob(".out*"))
+
+
+# A purification is tied to its denoiser, too
+
+
+def test_a_purification_by_another_denoiser_is_refused_by_name(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def purify() -> Said:
+        return command("purify", "images", "--denoiser", "model", "--out", "out", "--batch", 4)
+
+    begin(monkeypatch, purify)
+    Path("model").rename("first")
+    for _ in ("unfinished", "finished"):
+        save_denoiser(tiny_denoiser(), Path("model"))
+        refused(purify(), "denoiser fingerprint")
+        shutil.rmtree("model")
+        shutil.copytree("first", "model")
+        assert purify().code == 0
+
+
+def test_the_training_of_its_denoiser_is_part_of_the_settings_of_a_purification(place: Path, command: Command) -> None:
+    def purify(trusted: str, *more: object) -> Said:
+        return command("purify", "images", "--trusted", trusted, "--out", "out", *more)
+
+    write_images(place / "others", 50, side=16, seed=5)
+    assert purify("trusted").code == 0
+    before = tree_bytes(place)
+    refused(purify("trusted", "--iterations", 4), "training iterations")
+    refused(purify("trusted", "--minutes", 1), "training iterations")
+    refused(purify("others"), "trusted fingerprint")
+    assert "complete already" in purify("trusted", "--iterations", 3).out
+    assert tree_bytes(place) == before
+
+    Path("out").rename("first")  # the denoiser of another run is no reason to train anew without a word, either
+    Path("out.run.json").unlink()
+    refused(purify("trusted", "--iterations", 4), "iterations")
+    assert not list(place.glob(".out*")) and not Path("out.run.json").exists()
+    assert purify("trusted").code == 0
+    assert tree_bytes(place / "out") == tree_bytes(place / "first")

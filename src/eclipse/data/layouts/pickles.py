@@ -15,6 +15,7 @@ from eclipse.errors import EclipseError
 
 Kind = Literal["old", "bytes", "text", "latin"]
 
+INSTRUCTIONS = 1_000_000  # of a file of any size
 _SHORT = 512  # bytes; longer strings are remembered by place
 _LONG_BYTES = 9  # a signed number of 64 bits and its sign
 _MAX_PROTOCOL = 5
@@ -117,7 +118,7 @@ class _Reader:
 
     def run(self) -> Any:
         # Real files need an instruction for every few hundred bytes beyond their labels and names.
-        for _ in range(1_000_000 + self._size // 100):
+        for _ in range(INSTRUCTIONS + self._size // 100):
             code = self._file.read(1)
             if code == b".":
                 return self.stack.pop()
