@@ -42,7 +42,8 @@ NEEDS = {
 @pytest.mark.parametrize("feature", NEEDS)
 def test_a_missing_package_is_one_sentence_with_its_extra(feature: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, extra, use = NEEDS[feature]
-    monkeypatch.setitem(sys.modules, module, None)
+    for name in [module, *(name for name in sys.modules if name.startswith(f"{module}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(
         EclipseError, match=rf"{module}.*not installed: pip install 'eclipse-purify\[{extra}\]'"
     ) as said:

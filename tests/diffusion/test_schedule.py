@@ -53,7 +53,7 @@ def test_noise_level_out_of_range_is_refused(sigma: float) -> None:
 def test_unknown_schedule_is_refused_with_a_suggestion() -> None:
     with pytest.raises(EclipseError, match="'cosin'; did you mean 'cosine'"):
         NoiseSchedule("cosin", 4000)
-    with pytest.raises(EclipseError, match="at least 2"):
+    with pytest.raises(EclipseError, match="expected 2 to"):
         NoiseSchedule("cosine", 1)
 
 

@@ -363,7 +363,7 @@ def test_two_processes_do_not_work_on_one_output(case: Case, place: Path, run: C
     ],
 )
 def test_what_is_refused_at_once_leaves_what_was_there(place: Path, command: Command, line: str, words: str) -> None:
-    write_images(place / "few", 5, side=16)
+    write_images(place / "few", 5, side=16, seed=9)
     Path("few", "class0", "000.png").write_text("I am text")
     for kept in ({}, {"out.run.json": b"of an older run"}):
         for name, content in kept.items():

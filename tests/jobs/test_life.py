@@ -186,7 +186,7 @@ def test_damaged_rows_are_one_sentence(
 ) -> None:
     asked = ("purify", write_images(tmp_path / "images", 4), "--denoiser", denoiser_folder, "--out", tmp_path / "out")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(shards.Shards, "pictures", killing(lambda self: None))
+        patch.setattr(shards.Shards, "pictures", killing(lambda self, source: None))
         command(*asked)
     (shard,) = (tmp_path / ".out.purifying").glob("shard-*")
     shard.write_bytes(shard.read_bytes()[:100])

@@ -14,7 +14,7 @@ from kit.commands import Command, write_images
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device
 from eclipse.data.output import check_apart, check_output, write_output
 from eclipse.data.source import load_pictures, open_source
-from eclipse.data.store import Source
+from eclipse.data.store import fingerprint_files
 from eclipse.diffusion.checkpoint import fingerprint_denoiser
 from eclipse.diffusion.presets import get_preset
 from eclipse.diffusion.schedule import NoiseSchedule
@@ -36,14 +36,14 @@ TIMES = {
     load_pictures: 1,
     check_first: 1,
     check_apart: 1,
-    prepare: 1,
+    prepare: 2,  # for the estimate and for the work
     write_output: 1,
     open_source: 2,  # the images and the trusted ones, and
-    Source.fingerprint: 2,  # likewise
+    fingerprint_files: 4,  # likewise, and both again at the end, where a set may have been replaced
     check: 2,  # before the work, and again under the lock, where another process may have been in the meantime; so
-    check_output: 2,
+    check_output: 3,  # and a last time when the output is about to appear
     describe_device: 2,  # in the manifest of the run, and among what the denoiser tells of its training
-    compute_dtype: 3,  # for the manifest, the training and the purification
+    compute_dtype: 7,  # for the manifest, the training, the purification, and the batches of the estimate
 }
 
 
@@ -62,7 +62,7 @@ def test_each_derivation_of_a_purification_happens_once(
 
     counted = {work: counting(work) for work in TIMES}
     modules = [module for name, module in sys.modules.items() if name.partition(".")[0] == "eclipse"]
-    for owner in (*modules, Source, NoiseSchedule):
+    for owner in (*modules, NoiseSchedule):
         for name, value in list(vars(owner).items()):
             if isinstance(value, FunctionType) and value in counted:
                 monkeypatch.setattr(owner, name, counted[value])
