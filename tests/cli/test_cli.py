@@ -233,7 +233,7 @@ unknown column of data\.parquet 'nme'; did you mean 'name'\?
 $ eclipse purify images --denoiser denoiser --out out --image-column img
 images is no table, so it has no column 'img'; leave the option out
 $ [flat] eclipse demo --data flat --out out
-the demo needs labels, and this data set has none; expected one class per image
+the demo needs labels, and flat/000\.png lies in no folder of a class; expected each image in one
 
 $ [one size] eclipse purify images --denoiser denoiser --out out
 images/class0/000\.png: images of 8x8; this denoiser takes 16x16 only: resize the images, or train
