@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from kit.grids import quiet
+from kit.kills import Killed, killing
 from kit.tiny import some_images
 
 from eclipse.bench.cache import Cache, Kept, key
@@ -61,6 +63,21 @@ def test_a_set_that_several_keep_at_once_is_whole(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(cache.keep, [big] * 4))) == 1
     assert cache.load(big.fingerprint()).fingerprint() == big.fingerprint()
+
+
+def test_work_that_a_kill_left_beside_a_finished_set_is_tidied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path / "cache")
+
+    def make(state: State) -> ImageSet:
+        state.save("half", {"x": torch.zeros(1)}, {})
+        return ImageSet.from_arrays(some_images(2))
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ImageSet, "save", killing(ImageSet.save))
+        cache.made("poisoned", {}, make, quiet)
+    assert any(path.name.endswith(".making") for path in (tmp_path / "cache").rglob("*"))
+    assert cache.made("poisoned", {}, make, quiet).shared
+    assert not any(path.name.endswith(".making") for path in (tmp_path / "cache").rglob("*"))
 
 
 class Clock:

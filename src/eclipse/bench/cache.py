@@ -86,12 +86,13 @@ class Cache:
             on_step: is told the progress.
         """
         path = self._place(kind, key(decides))
-        if _is_there(path):
+        work = _work(path)
+        if _is_there(path) and not work.exists():
             return _read(path)
         self._make_room(path)
-        work = _work(path)
         with locked(work, path, wait=True):
-            if _is_there(path):
+            if _is_there(path):  # made by another process, or before a kill that left its work
+                clear(work)
                 return _read(path)
             write_json(work / "decides.json", decides)
             told = _Timed(work / "seconds.json", on_step, self._clock)
