@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -106,9 +107,17 @@ def test_a_process_that_is_killed_breaks_its_cell_only(data: Path) -> None:
     assert "signal 9" in broken.reason and done.result is not None
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Hear Ctrl-C also where a shell has started the tests in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_and_term_end_the_workers_and_the_same_command_goes_on(
-    data: Path, command: Command, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+    data: Path, command: Command, monkeypatch: pytest.MonkeyPatch, heard: None, number: int, code: int
 ) -> None:
     keep, out = Folder.keep, data / "results"
 
