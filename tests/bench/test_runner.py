@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kit.commands import Command
+from kit.commands import Command, refusal
 from kit.grids import BENCHMARKS, GRID, bench_of, grid_of, save
 from kit.tiny import one_sentence
 
@@ -19,6 +19,7 @@ from eclipse.bench.grid import Choice
 from eclipse.bench.result import Folder, Result, read_results
 from eclipse.bench.runner import CellStep, chosen, run_cells
 from eclipse.errors import EclipseError
+from eclipse.runs.files import locked
 
 COMMAND = str(Path(sys.executable).with_name("eclipse"))
 
@@ -90,6 +91,8 @@ def test_a_report_shows_the_grid_that_was_asked_for_last_and_a_lost_grid_file_co
     (out / "grid.json").unlink()  # the advice of a report that finds it damaged
     assert command(*options).code == 0
     assert lines(out) == done and (out / "grid.json").exists()
+    with locked(out / ".running", out):
+        assert "another process is working on" in refusal(command(*options)), "it may be writing there"
 
 
 def test_a_process_that_is_killed_breaks_its_cell_only(data: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kit.commands import Command
+from kit.commands import Command, refusal
 from kit.tiny import some_images
 from PIL import Image
 
@@ -163,6 +163,31 @@ def test_the_story_is_told_of_the_users_data(tmp_path: Path, command: Command, m
     with Image.open(tmp_path / "out" / "picture.png") as image:
         image.load()
     assert "training the denoiser: 100%" in said.err and "purifying: 100%, 108 of 108" in said.err
+
+
+@pytest.mark.usefixtures("tiny_fast")
+def test_an_interrupted_demo_says_that_the_same_command_begins_anew_and_it_does(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, watch: Callable[..., Watched]
+) -> None:
+    parts, out = small_parts(), tmp_path / "out"
+    monkeypatch.setattr(demo, "digits", lambda seed: parts)
+    monkeypatch.setattr(demo, "DIGITS", QUICK)
+    options = ("demo", "--out", out, "--attack", "urp")
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "_draw", interrupt)  # all else is there
+        watch(0.5, 0.5, 0.5)
+        said = command(*options)
+    assert said.code == 130 and said.err.endswith("eclipse: interrupted; the same command begins anew\n"), said
+    (out / "notes.txt").write_text("mine")
+    (out / "clean" / "0" / "999999.png").write_bytes(b"of an earlier state")
+    watch(0.5, 0.5, 0.5)
+    assert command(*options).code == 0
+    assert (out / "notes.txt").read_text() == "mine" and not (out / "clean" / "0" / "999999.png").exists()
+    assert "not empty" in refusal(command(*options)), "a finished demo stays"
 
 
 # Folders

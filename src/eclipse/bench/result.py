@@ -4,13 +4,14 @@ import json
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from eclipse.errors import EclipseError
-from eclipse.runs.files import parse_json, read_json, write_json, write_whole
+from eclipse.runs.files import locked, parse_json, read_json, write_json, write_whole
 
 VERSION = 1
 CLEAN, NONE = "clean", "none"
@@ -269,6 +270,14 @@ class Folder:
             )
         if found != name:
             raise EclipseError(f"{self.path} holds the grid {found!r} and this is {name!r}; choose another --out")
+
+    @contextmanager
+    def writing(self, asked: Asked) -> Iterator[None]:
+        """Begin, as the only process that writes here until this ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path / ".running", self.path):
+            self.begin(asked)
+            yield
 
     def begin(self, asked: Asked) -> None:
         """Write down what the grid asks for, and forget why cells broke that it does not."""

@@ -18,7 +18,6 @@ from eclipse.bench.result import Failure, Folder, Result
 from eclipse.compute.device import enough_memory
 from eclipse.compute.memory import keep_freed_memory
 from eclipse.errors import EclipseError, unknown
-from eclipse.runs.files import locked
 from eclipse.runs.state import StageStep
 
 
@@ -74,9 +73,7 @@ def run_cells(
     """
     waiting, running, broken = list(reversed(cells)), list[_Running](), 0
     threads = max(1, len(os.sched_getaffinity(0)) // max(1, min(jobs, len(cells))))
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with locked(folder.path / ".running", folder.path):
-        folder.begin(bench.asked())
+    with folder.writing(bench.asked()):
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:

@@ -91,8 +91,13 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 def stop(how: str, number: int) -> NoReturn:
     """Say that a signal ended the command, and leave with the code that shells give for it."""
-    print(f"eclipse: {how}; the same command goes on where it was", file=sys.stderr)
+    print(f"eclipse: {how}; the same command {_again()}", file=sys.stderr)
     sys.exit(128 + number)
+
+
+def _again() -> str:
+    """What the command that runs does when it is given again."""
+    return "goes on where it was" if set(sys.argv[1:2]) & _GOES_ON else "begins anew"
 
 
 def fail(message: str) -> None:
@@ -101,19 +106,20 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
+_GOES_ON = {"purify", "poison", "train", "bench", "denoiser"}
 _REMEDIES = {
-    errno.ENOSPC: "the disk is full: free some space and run the same command again, it goes on where it was",
+    errno.ENOSPC: "the disk is full: free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
     errno.EROFS: "the target is read-only: choose another output",
     errno.EACCES: "permission denied: choose a place that you may read and write",
     errno.EPERM: "not permitted: choose a place that you may read and write",
     errno.ENOTDIR: "a part of this path is a file: choose another place",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
-    errno.ENOENT: "it has vanished: put it back and run the same command again, it goes on where it was",
+    errno.ENOENT: "it has vanished: put it back and run the same command again",
 }
 
 
 def _os_sentence(error: OSError) -> str:
     what = f"{error.filename}: " if error.filename else ""
-    remedy = "mend that and run the same command again, it goes on where it was"
+    remedy = "mend that and run the same command again"
     return what + _REMEDIES.get(error.errno or 0, f"{error.strerror or error}: {remedy}")

@@ -63,7 +63,8 @@ def bench(
         _tell_cost(asked.bench, asked.cost())
         return
     if not asked.missing:
-        asked.results.begin(asked.bench.asked())  # a report shows the grid that was asked for last
+        with asked.results.writing(asked.bench.asked()):  # a report shows the grid that was asked for last
+            pass
         say(f"all cells are done already; next: {shown}")
         return
     asked.keep_sets()

@@ -27,8 +27,12 @@ from eclipse.errors import EclipseError, require
 from eclipse.jobs.job import Tell, carry_out
 from eclipse.jobs.purify import purify_job
 from eclipse.purification.compensation import Compensate
-from eclipse.runs.files import write_json
+from eclipse.runs.files import remove, write_json
 from eclipse.runs.manifest import command, versions
+
+_UNFINISHED = ".unfinished"
+_MADE = (_UNFINISHED, "clean", "trusted", "poisoned", "purified", "purified.run.json", "picture.png", "demo.json")
+_BESIDE = (".purified", ".demo.json")  # hidden files of what is not finished
 
 TRUSTED, TEST = 0.1, 0.25  # shares of the data; a small set needs more trusted images than the paper's 4%
 
@@ -149,7 +153,7 @@ def tell_story(
 
     Args:
         parts: from ``digits`` or ``split``; labelled images of one size.
-        out: a folder; what is in the way of an earlier demo is refused, not overwritten.
+        out: a folder; one that holds something is refused, unless it is a demo that was interrupted: that gives way.
         setting: ``DIGITS`` or ``OWN_DATA``.
         attack: a name in the table of attacks; at the small scale.
         seed: of split, poison, victim and purification.
@@ -158,6 +162,7 @@ def tell_story(
         tell: called with the progress of the purification.
     """
     _check(parts, out)
+    _begin(out)
     where, clock = resolve_device(device), _Clock()
     poisoned = make_attack(attack, scale="small").poison(parts.train, seed=seed, device=where)
     for name, images in (("clean", parts.train), ("trusted", parts.trusted), ("poisoned", poisoned)):
@@ -190,16 +195,26 @@ def tell_story(
     story = Story(clean_accuracy, poisoned_accuracy, purified_accuracy, clock.laps, picture)
     say(f"purified + compensated:    {purified_accuracy:6.1%}   ({_recovery(story)})")
     _record(story, attack, seed, len(parts.train), out)
+    (out / _UNFINISHED).unlink()
     return story
 
 
 def _check(parts: Split, out: Path) -> None:
     """Refuse what the story would stop at halfway."""
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(out.iterdir()) and not (out / _UNFINISHED).is_file():
         raise EclipseError(f"{out} is not empty; give the demo a new folder with --out, or delete it")
     height, width = parts.train.images.shape[2:]
     if min(height, width) < SMALLEST:
         raise EclipseError(f"images of {height}x{width}; the demo's network takes {SMALLEST}x{SMALLEST} and up")
+
+
+def _begin(out: Path) -> None:
+    """Mark the folder as that of an unfinished demo; what an interrupted one has left there is removed."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in list(out.iterdir()):
+        if path.name in _MADE[1:] or path.name.startswith(_BESIDE):
+            remove(path)
+    (out / _UNFINISHED).touch()
 
 
 def _recovery(story: Story) -> str:
