@@ -1,4 +1,7 @@
-"""A folder of images, nested in any way: the first folder is the class, every other file comes along unchanged."""
+"""A folder of images, nested in any way: the first folder is the class, every other file comes along unchanged.
+
+In Tiny-ImageNet's ``val`` a table has the classes.
+"""
 
 import os
 import posixpath
@@ -10,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from eclipse.data.layouts.references import check_metadata, is_metadata, mention, rewrite, samples
+from eclipse.data.layouts.tiny_imagenet import ANNOTATIONS, IMAGES, read_annotations
 from eclipse.data.layouts.tree import folders, place, refuse_splits, walk
 from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
 from eclipse.data.store import Replacements, Row, sorted_classes
@@ -85,6 +89,25 @@ class FolderStore:
         self.notes = [_nesting(root, nested)] if nested and not top else []
         self.has_labels = bool(first_parts) and "" not in first_parts
         self.class_names = sorted_classes(first_parts) if self.has_labels else None
+        self.unusable_labels = ""
+        self._annotated: dict[str, str] | None = None  # from an image to its class
+        if first_parts == {IMAGES} and (root / ANNOTATIONS).is_file():
+            self._annotate()
+
+    def _annotate(self) -> None:
+        """Take the classes from the table; where it is not fit for that, there are none."""
+        self.has_labels, self.class_names, self._annotated = False, None, {}
+        try:
+            found = read_annotations(self.root / ANNOTATIONS)
+        except EclipseError as error:
+            self.unlabelled = self.unusable_labels = str(error)
+            return
+        if missing := next((path for path in self.images() if path not in found), None):
+            self.unlabelled = self.unusable_labels = (
+                f"{self.root / missing} has no line in {self.root / ANNOTATIONS}; expected its name and class there"
+            )
+            return
+        self.has_labels, self.class_names, self._annotated = True, sorted_classes(set(found.values())), found
 
     def __len__(self) -> int:
         return self._count
@@ -100,21 +123,24 @@ class FolderStore:
     def _labels(self) -> dict[str, int]:
         return {name: label for label, name in enumerate(self.class_names or ())}
 
+    def _label(self, path: str) -> int | None:
+        known = self._annotated
+        return self._labels.get(path.partition("/")[0] if known is None else known.get(path, ""))
+
     def read(self, start: int, stop: int) -> Iterator[Row]:
         """Stream the images of the folder in the order of `tree.walk`."""
         return map(self.read_one, islice(self.images(), start, stop))
 
     def read_one(self, id: str) -> Row:
         """The row with an id."""
-        label = self._labels.get(id.partition("/")[0])
         with open(self.root / id, "rb") as file:
             data = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES + 1))
-        return Row(id, str(self.root / id), label, data)
+        return Row(id, str(self.root / id), self._label(id), data)
 
     def outline(self, start: int, stop: int) -> Iterator[Row]:
         """The rows without their data."""
         for path in islice(self.images(), start, stop):
-            yield Row(path, str(self.root / path), self._labels.get(path.partition("/")[0]), b"")
+            yield Row(path, str(self.root / path), self._label(path), b"")
 
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
         """Nothing: the other files belong to the folder and not to a row."""

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 
+from eclipse.data.layouts.tiny_imagenet import is_table, rewrite_table
 from eclipse.errors import EclipseError
 
 NewName = Callable[[str], str | None]
@@ -26,7 +27,7 @@ _FILES = 20  # of one folder and ending that are looked into: 100,000 captions a
 
 def is_metadata(path: str) -> bool:
     """Whether a file is one whose names are written anew."""
-    return PurePosixPath(path).name in _METADATA
+    return PurePosixPath(path).name in _METADATA or is_table(path)
 
 
 def check_metadata(path: Path) -> None:
@@ -38,9 +39,10 @@ def check_metadata(path: Path) -> None:
 
 def rewrite(path: Path, target: Path, new_name: NewName) -> None:
     """Copy a file of metadata with new names, and without the lines of images that are left out; all else stays."""
+    if is_table(path.name):
+        return rewrite_table(path, target, new_name)
     if path.suffix == ".csv":
-        _rewrite_csv(path, target, new_name)
-        return
+        return _rewrite_csv(path, target, new_name)
     with open(path, "rb") as file, open(target, "wb") as out:
         while line := file.readline(_LINE_BYTES):
             new = _renamed_line(line, new_name)
