@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kit.commands import Command, write_images
 from kit.grids import GRID, bench_of, grid_of, quiet, save
 
 from eclipse.bench.grid import Choice, read_grid
@@ -48,6 +49,27 @@ def test_a_cell_under_other_settings_is_another_cell(data: Path) -> None:
     assert bench_of(data).name(choice) == bench_of(data).name(choice)
     same = bench_of(data, grid_of(data, ('"ops", "em"]', '"em"]'), ("seeds_of.none = [0, 1]", "")))
     assert same.name(choice) == bench_of(data).name(choice), "other cells of the grid play no part"
+
+
+def test_a_grid_of_images_of_many_sizes_is_run_when_it_names_one(data: Path, command: Command) -> None:
+    for seed, (name, count) in enumerate({"train": 40, "test": 12}.items()):
+        write_images(data / name, count, side=16, seed=seed)
+        write_images(data / name, 2, side=24, seed=seed)  # in place of the first two
+    photos = ('"train.npz"', '"train"'), ('"test.npz"', '"test"'), ('trusted = "trusted.npz"', "")
+    few = ('"mixup", "trusted-only"', '"mixup"')
+    with pytest.raises(EclipseError, match=r"expected one size for a grid: name it in \[data\], such as resize = 64"):
+        load_sets(grid_of(data, *photos, few), data)
+    choice, found = Choice("clean", "none", "small", 0), []
+    for side in (20, 16):
+        grid = grid_of(data, *photos, few, ('name = "noise"', f'name = "noise"\nresize = {side}'))
+        found.append(bench_of(data, grid).run(choice, quiet))
+    assert [result.data.image for result in found] == [(3, 20, 20), (3, 16, 16)]
+    assert [result.data.resize for result in found] == [20, 16] and found[0].cell != found[1].cell
+    options = ("bench", data / "grid.toml", "--data", data, "--out", data / "results", "--cell", "clean/none/small/0")
+    said = command(*options)
+    assert said.code == 0 and "resized to 16x16" in said.out, said
+    assert command("report", data / "results").code == 0
+    assert "| resized to | 16 |" in (data / "results" / "report.md").read_text()
 
 
 def test_a_cell_under_a_changed_preset_is_another_cell_and_its_result_tells_the_numbers(

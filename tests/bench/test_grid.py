@@ -52,6 +52,8 @@ def test_a_defense_that_ignores_the_data_is_run_once_for_a_grid_without_clean_da
         ("[0, 1]", "[0, -1]", "line 23: seed -1; expected 0 to 4294967295"),
         ("epochs = 1", "seeds = [99999999999999999999]", "line 22: seed 99999999999999999999; expected 0 to"),
         ('scale = "small"\n[a', 'scale = "smal"\n[a', "line 12: unknown scale 'smal'; did you mean 'small'?"),
+        ('train = "train.npz"', 'train = "train.npz"\nresize = 0', "line 7: resize = 0; expected 1 to 8192 pixels"),
+        ('train = "train.npz"', 'train = "train.npz"\nresize = "9"', "line 7: resize = '9'; expected a whole number"),
         ("version = 1", "version = 2", "line 1: version = 2; this eclipse reads version 1"),
         ('name = "tiny"', 'nam = "tiny"', "line 2: unknown part of a grid 'nam'; did you mean 'name'?"),
         ('name = "tiny"', 'name = ""', "line 2: name = ''; expected a word"),

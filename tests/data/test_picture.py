@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from eclipse.data.picture import Picture, Pixels, decode, encode_png, from_array
+from eclipse.data.picture import Picture, Pixels, decode, encode_png, from_array, resized
 from eclipse.errors import EclipseError
 
 
@@ -373,3 +373,21 @@ def test_a_jpeg_is_read_whatever_stands_in_its_segments(marker: int, pixels: Pix
         content = start + rng.integers(0, 256, 30, dtype=np.uint8).tobytes()
         segment = bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
         assert np.array_equal(decode(plain[:2] + segment + plain[2:], "x").rgb, decode(plain, "x").rgb)
+
+
+def test_a_resized_image_is_the_square_in_the_middle_without_aliases() -> None:
+    stripes = np.tile(np.array([0, 255], np.uint8), (64, 48))  # a pattern of the finest kind, 96 pixels wide
+    found = resized(from_array(np.stack([stripes] * 3), "x"), 16)
+    assert found.rgb.shape == (3, 16, 16) and np.abs(found.rgb.astype(int) - 127.5).max() < 24
+    sides = np.full((4, 40, 80), 255, np.uint8)
+    sides[:, :, 20:60], sides[3] = 90, 200
+    found = resized(from_array(sides, "x"), 20)
+    assert (found.rgb[:, :, 2:-2] == 90).all() and found.alpha is not None and (found.alpha == 200).all()
+    gray = resized(from_array(stripes, "x"), 8)
+    assert gray.gray and (gray.rgb == gray.rgb[:1]).all()
+
+
+def test_an_image_of_the_size_asked_for_stays_as_it_is_and_a_smaller_one_is_enlarged(rng: np.random.Generator) -> None:
+    picture = from_array(rng.integers(0, 256, (3, 12, 12), dtype=np.uint8), "x")
+    assert resized(picture, 12) is picture
+    assert resized(from_array(np.full((3, 2, 5), 7, np.uint8), "x"), 9).rgb.tolist() == np.full((3, 9, 9), 7).tolist()

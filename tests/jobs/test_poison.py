@@ -863,3 +863,47 @@ def test_a_manifest_is_whole_when_the_disk_fails(
         patch.setattr(manifests, "write_json", fail)
         assert "disk is full" in refusal(command("poison", "images", "--attack", "urp", "--out", "out"))
     assert [path.name for path in place.iterdir()] == ["images"]
+
+
+# Images of many sizes
+
+
+@pytest.mark.parametrize("format", ["folder", "parquet", "npz", "webdataset"])
+def test_images_of_many_sizes_are_made_one_size_poisoned_and_verified(
+    tmp_path: Path, command: Command, format: str
+) -> None:
+    photos, out = write_images(tmp_path / "photos", 12, side=40), tmp_path / "out"
+    write_images(photos, 5, side=27)
+    out = out.with_suffix(".npz") if format == "npz" else out
+    said = command("poison", photos, "--attack", "lsp", "--resize", 16, "--format", format, "--out", out)
+    assert said.code == 0 and "all images become 16x16" in said.out, said
+    check = shlex.split(re.findall(r"eclipse verify .*", said.out)[0])[1:]
+    assert check[-2:] == ["--resize", "16"] and command(*check).code == 0
+    poisoned = load_imageset(open_source(out), "a test")
+    clean = load_imageset(open_source(photos, side=16), "a test")
+    assert poisoned.images.shape == (12, 3, 16, 16) and (poisoned.images != clean.images).any(axis=(1, 2, 3)).all()
+    assert poisoned.require_labels("a test").tolist() == clean.require_labels("a test").tolist()
+
+
+def test_a_layout_that_holds_one_size_is_refused_with_another_before_the_work(tmp_path: Path, command: Command) -> None:
+    np.savez(tmp_path / "a.npz", images=some_images(8, 16, 16).transpose(0, 2, 3, 1), labels=np.arange(8) % 2)
+    options = ("poison", tmp_path / "a.npz", "--attack", "lsp", "--resize", 12)
+    assert "--format folder, parquet or webdataset" in refusal(command(*options, "--out", tmp_path / "b.npz"))
+    assert command(*options, "--out", tmp_path / "b", "--format", "folder").code == 0
+
+
+def test_a_poison_of_others_is_resized_as_the_clean_images_are(tmp_path: Path, command: Command) -> None:
+    photos = write_images(tmp_path / "photos", 6, side=20)
+    theirs = write_images(tmp_path / "theirs", 6, side=20, seed=1)
+    options = ("poison", photos, "--resize", 10, "--import")
+    assert command(*options, theirs, "--out", tmp_path / "a").code == 0
+    made, asked = (
+        load_imageset(open_source(tmp_path / "a"), "a test"),
+        load_imageset(open_source(theirs, side=10), "a test"),
+    )
+    np.testing.assert_array_equal(made.images, asked.images)
+    how = ("--sign", 1, "--unit", "levels")
+    for side, code in ((10, 0), (20, 2)):
+        np.save(tmp_path / f"{side}.npy", np.tile(np.array([-3, 4], np.int8), (6, 3, side, side // 2)))
+        said = command(*options, tmp_path / f"{side}.npy", *how, "--out", tmp_path / f"b{side}")
+        assert said.code == code, said

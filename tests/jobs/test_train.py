@@ -245,6 +245,20 @@ def test_trusted_images_among_the_training_images_are_noted(data: Path, command:
     assert said.code == 0 and "note: 10 of the 60 trusted images are among the suspicious ones, too" in said.out
 
 
+def test_images_of_many_sizes_are_trained_on_when_the_command_names_one(data: Path, command: Command) -> None:
+    write_images(data / "train", 4, side=40)
+    write_images(data / "test", 2, side=24)
+    given = options(data, "--defense", "eclipse-a", "--trusted", data / "trusted", "--set", "iterations=2")
+    sentence = refusal(command(*given))
+    assert "16x16" in sentence and "40x40" in sentence and "name it, such as --resize 64" in sentence
+    assert "expected 1 to 8192" in refusal(command(*given, "--resize", 0))
+    said = command(*given, "--resize", 20)
+    assert said.code == 0, said
+    result = json.loads((data / "run" / "result.json").read_text())
+    assert result["image"] == [3, 20, 20] and result["resize"] == 20
+    assert "was made with resize = 20" in refusal(command(*given, "--resize", 16))
+
+
 def test_a_label_that_is_no_class_is_refused(data: Path, command: Command) -> None:
     images = some_images(8, 16, 16).transpose(0, 2, 3, 1)
     np.savez(data / "huge.npz", images=images, labels=np.array([0, 1] * 3 + [0, 2**40]))

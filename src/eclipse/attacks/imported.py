@@ -60,7 +60,8 @@ def open_imported(spec: str, clean: Source, sign: int | None = None, unit: str |
 
     Args:
         spec: of images that others have poisoned, as for ``open_source``; or the file of a perturbation.
-        clean: the set that it belongs to.
+        clean: the set that it belongs to; where its images are resized, poisoned ones are, too, and a perturbation is
+            for the resized ones.
         sign: 1 or -1, what a perturbation is multiplied with.
         unit: scale of a perturbation, a name in ``UNITS``.
 
@@ -80,7 +81,7 @@ def open_imported(spec: str, clean: Source, sign: int | None = None, unit: str |
     if sign or unit:
         raise EclipseError(f"--sign and --unit are for perturbations, and {spec} is images; leave them out")
     try:
-        images = PoisonedImages(open_source(spec))
+        images = PoisonedImages(open_source(spec, side=clean.side))
     except EclipseError as error:
         if pickled:
             raise EclipseError(f"{error}, or a perturbation to {_AS_NPY}") from error

@@ -13,6 +13,7 @@ from eclipse.attacks.attack import Attack
 from eclipse.bench.result import CLEAN, HELD_OUT, OVERLAP, VERSION
 from eclipse.classifiers.classifier import CLASSIFIERS
 from eclipse.classifiers.fit import RECIPES
+from eclipse.data.source import MAX_SIDE
 from eclipse.defenses import DEFENSES
 from eclipse.defenses.defense import Defense
 from eclipse.errors import EclipseError, reason_of, unknown
@@ -42,6 +43,7 @@ class Data:
         test: labelled clean images.
         trusted: clean images for the defenses that need a few; labelled for some.
         clean: a large clean set for the defenses that need one; ``trusted`` where it is missing.
+        resize: side of the squares that all images are made; None for images as they are.
     """
 
     name: str
@@ -49,6 +51,13 @@ class Data:
     test: str
     trusted: str | None = None
     clean: str | None = None
+    resize: int | None = None
+
+    @property
+    def sets(self) -> dict[str, str]:
+        """The sets that there are, by their parts."""
+        parts = ("train", "test", "trusted", "clean")
+        return {part: spec for part in parts if (spec := getattr(self, part)) is not None}
 
 
 @dataclass(frozen=True)
@@ -249,6 +258,8 @@ class _Reader:
             twice = [name for name in names if kind in ("attack", "defense", "classifier") and names.count(name) > 1]
             if twice:
                 raise self._error(f"{kind} {twice[0]!r} is named twice; name it once", twice[0], section, key)
+        if grid.data.resize is not None and not 1 <= grid.data.resize <= MAX_SIDE:
+            raise self._error(f"resize = {grid.data.resize}; expected 1 to {MAX_SIDE} pixels", "resize", "data")
         if grid.victims.epochs is not None and grid.victims.epochs < 1:
             raise self._error(f"epochs = {grid.victims.epochs}; expected at least 1", "epochs", "victims")
         victims = grid.victims

@@ -19,6 +19,7 @@ from eclipse.defenses.dilution import fitting
 from eclipse.defenses.victim import check_sets
 from eclipse.errors import EclipseError
 
+_REMEDY = "name it in [data], such as resize = 64"
 _PAPERS = f'say protocol = "{OVERLAP}" to repeat the paper\'s own mistake'
 
 
@@ -43,10 +44,11 @@ class Plan:
     def in_words(self) -> dict[str, Any]:
         """What to tell the user before work starts."""
         grid, sizes = self.bench.grid, {name: f"{len(images):,}" for name, images in self.sets.items()}
+        resized = "" if grid.data.resize is None else f", resized to {grid.data.resize}x{grid.data.resize}"
         todo = f"{len(self.missing)} of {len(self.chosen)} to do"
         return {
             "grid": f"{grid.name}, {len(grid.cells())} cells, {todo}",
-            "data": f"{grid.data.name}: {sizes['train']} training images, {sizes['test']} test images",
+            "data": f"{grid.data.name}: {sizes['train']} training images, {sizes['test']} test images{resized}",
             "protocol": grid.protocol,
             "recipe": f"{grid.victims.recipe}, {self.bench.recipe.epochs} epochs",
             "device": describe_device(self.bench.device),
@@ -100,9 +102,9 @@ def load_sets(grid: Grid, root: Path) -> dict[str, ImageSet]:
         EclipseError: a set that cannot be read, sizes, classes or labels that do not fit, test images that play
             another part as well.
     """
-    specs = {name: spec for name, spec in vars(grid.data).items() if name != "name" and spec is not None}
-    sources = {name: open_source(_rooted(spec, root)) for name, spec in specs.items()}
-    images = {name: load_imageset(source, "a grid") for name, source in sources.items()}
+    side = grid.data.resize
+    sources = {name: open_source(_rooted(spec, root), side=side) for name, spec in grid.data.sets.items()}
+    images = {name: load_imageset(source, "a grid", _REMEDY) for name, source in sources.items()}
     check_sets(images["train"], images["test"])
     for name in ("trusted", "clean"):
         if name in images and images[name].images.shape[1:] != images["train"].images.shape[1:]:

@@ -58,7 +58,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Data:
-    """The data of a cell: name and sets as the grid has them, the number of images, their (C, H, W)."""
+    """The data of a cell: name and sets as the grid has them, the number of images, their (C, H, W).
+
+    ``resize`` is the side of the squares that all images were made; None for images as they were.
+    """
 
     name: str
     train: str
@@ -71,6 +74,7 @@ class Data:
     image: tuple[int, ...]
     classes: int
     fingerprints: Mapping[str, Any]
+    resize: int | None = None
 
 
 @dataclass(frozen=True)

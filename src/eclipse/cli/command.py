@@ -14,6 +14,10 @@ DryRun: TypeAlias = Annotated[
 JsonLines: TypeAlias = Annotated[
     bool, typer.Option("--json", help="progress as JSON on standard error, one object a line, for programs")
 ]
+Resize: TypeAlias = Annotated[
+    int | None,
+    typer.Option(help="make every image a square of N pixels: the shorter side N, cut in the middle", metavar="N"),
+]
 
 
 def carry_out(job: "Job", dry_run: bool, json_lines: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import DryRun, JsonLines, carry_out
+from eclipse.cli.command import DryRun, JsonLines, Resize, carry_out
 
 HELP = """Poison a labelled data set with an attack of the paper, or with what others have crafted.
 
@@ -37,6 +37,7 @@ def poison(
     ] = None,
     sign: Annotated[int | None, typer.Option(help="1 or -1: add or subtract the perturbation")] = None,
     unit: Annotated[str | None, typer.Option(help="levels or unit: the scale of the perturbation")] = None,
+    resize: Resize = None,
     seed: Annotated[int, typer.Option(help="decides the poison")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     format: Annotated[

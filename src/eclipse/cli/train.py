@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import DryRun, JsonLines, carry_out
+from eclipse.cli.command import DryRun, JsonLines, Resize, carry_out
 
 HELP = """Train a network on a labelled data set, with a defense or without, and measure it on clean images.
 
@@ -43,6 +43,7 @@ def train(
         ),
     ] = None,
     trusted: Annotated[str | None, typer.Option(help="clean images, for a defense that needs some")] = None,
+    resize: Resize = None,
     seed: Annotated[int, typer.Option(help="decides weights, order and all that is drawn")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="compile the network first; pays on a GPU")] = False,

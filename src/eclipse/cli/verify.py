@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from eclipse.cli.command import Resize
+
 HELP = """Compare a poisoned data set with the clean one: what was changed, and whether the attack kept its bound.
 
     eclipse verify POISONED --clean DATASET
@@ -30,6 +32,7 @@ def verify(
     radius: Annotated[
         float | None, typer.Option(help="of that bound: 8-bit levels for Linf, pixels for L0, L2 on [0, 1] at 3x32x32")
     ] = None,
+    resize: Resize = None,
     json: Annotated[Path | None, typer.Option(help="write all findings to this file")] = None,
     image_column: Annotated[
         str | None, typer.Option(help="the column with the images, where it cannot be told")
@@ -42,13 +45,15 @@ def verify(
     from eclipse.jobs import verify
     from eclipse.runs.files import write_json
 
-    columns = {"image_column": image_column, "label_column": label_column}
-    sources = open_source(poisoned, **columns), open_source(clean, **columns)
+    sources = [
+        open_source(spec, image_column=image_column, label_column=label_column, side=resize)
+        for spec in (poisoned, clean)
+    ]
     bound = verify.resolve_bound(
         sources[0], attack=attack, scale=scale, settings=settings or (), norm=norm, radius=radius
     )
     with Show() as show:
-        found = verify.verify(*sources, bound, tell=show.tell)
+        found = verify.verify(sources[0], sources[1], bound, tell=show.tell)
     if json is not None:
         write_json(json, found.as_json())
     facts("verification", found.describe())

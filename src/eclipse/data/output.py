@@ -26,6 +26,7 @@ FORMATS: dict[str, Callable[[Source, Path, Replacements], None]] = {
 }
 _TABLES = ("parquet", "arrow", "hub")
 _FOLDER_FORMATS = ("folder", "webdataset")
+_OF_ONE_SIZE = ("npz", "cifar", "eclipse-pickle")  # layouts whose new images must have the size of the old ones
 _ENDINGS = {".parquet": "parquet", ".npz": "npz", ".tar": "webdataset"}
 _MOST_NAMES, _SHOWN_NAMES = 100, 8  # in the manifest, and in a note
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -51,6 +52,11 @@ def check_output(source: Source, out: Path, format: str | None = None) -> None:
     """
     if format is not None and format not in FORMATS:
         raise unknown("format", format, FORMATS)
+    if source.side is not None and _keeps_layout(source, format) and source.layout in _OF_ONE_SIZE:
+        raise EclipseError(
+            f"{source.spec} is of the layout {source.layout}, whose copy cannot hold images of another size; expected "
+            "--format folder, parquet or webdataset with --resize"
+        )
     _check_place(source, out)
     is_folder = _makes_folder(source, format)
     if out.is_symlink() or (out.exists() and not (is_folder and out.is_dir() and not any(out.iterdir()))):

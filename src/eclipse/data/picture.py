@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from eclipse.data.pixels import gray, to_color
 from eclipse.errors import EclipseError
@@ -178,6 +178,18 @@ def repainted(picture: Picture, rgb: Pixels) -> Picture:
     if picture.gray:
         rgb = to_color(gray(rgb))
     return replace(picture, rgb=rgb)
+
+
+def resized(picture: Picture, side: int) -> Picture:
+    """The square in the middle of a picture, of ``side`` pixels: bicubic, with Pillow's antialiasing."""
+    if picture.rgb.shape[1:] == (side, side):
+        return picture
+
+    def fit(stored: Pixels) -> Pixels:
+        return np.asarray(ImageOps.fit(Image.fromarray(stored), (side, side), Image.Resampling.BICUBIC))
+
+    rgb = np.stack([fit(plane) for plane in picture.rgb])
+    return replace(picture, rgb=rgb, alpha=None if picture.alpha is None else fit(picture.alpha))
 
 
 def planes(picture: Picture) -> Pixels:

@@ -34,6 +34,8 @@ LAYOUTS: Registry[Callable[..., Store]] = Registry(
 )
 """From a layout to the function that opens it; one of others has ``recognizes(path)``, too, to be asked before it."""
 
+MAX_SIDE = 8192  # of a square with as many pixels as an image may have
+
 _WITH_COLUMNS = ("parquet", "arrow", "hub")
 
 # How a file is recognized: by its ending, else by its first bytes.
@@ -51,7 +53,11 @@ _FORMS = (
 
 
 def open_source(
-    spec: str | os.PathLike[str], *, image_column: str | None = None, label_column: str | None = None
+    spec: str | os.PathLike[str],
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    side: int | None = None,
 ) -> Source:
     """Open a data set in any of the known layouts.
 
@@ -59,10 +65,13 @@ def open_source(
         spec: a path or ``hf:NAME`` or ``hf:NAME@split``, each with a slice such as ``[48000:50000]`` if wanted.
         image_column: the column with the images, for tables; found by its type when not given.
         label_column: the column with the classes, for tables; ``label``, ``labels`` or ``fine_label`` when not given.
+        side: make each image a square of so many pixels when it is decoded; see ``picture.resized``.
 
     Raises:
-        EclipseError: for no such path, an unknown layout, an empty set, or a slice out of range.
+        EclipseError: for no such path, an unknown layout, an empty set, a slice out of range, or a side of 0.
     """
+    if side is not None and not 1 <= side <= MAX_SIDE:
+        raise EclipseError(f"images resized to {side} pixels; expected 1 to {MAX_SIDE}")
     text = os.fspath(spec)
     place, bounds = split_slice(text)
     store = _open_store(place, image_column, label_column)
@@ -70,7 +79,7 @@ def open_source(
         packed = _packed_in(Path(place))
         wanted = _FORMS if packed is None else f"unpack {packed}, which is of no form that is read"
         raise EclipseError(f"{place} has no images; expected at least one: {wanted}")
-    return Source(text, store, _resolve(text, bounds, len(store)))
+    return Source(text, store, _resolve(text, bounds, len(store)), side)
 
 
 def _packed_in(folder: Path) -> str | None:
@@ -192,11 +201,12 @@ def _layout_of_file(path: Path) -> str:
     raise EclipseError(f"{path} is a file of no known layout; expected {_FORMS}")
 
 
-def load_imageset(source: Source, purpose: str) -> ImageSet:
-    """Load all rows into memory as RGB, without alpha.
+def load_imageset(source: Source, purpose: str, remedy: str = "") -> ImageSet:
+    """Load all rows into memory as RGB, without alpha; of a source with a ``side``, only the squares.
 
     Raises:
-        EclipseError: names the first image of another size than the first one; `purpose` says what needs one size.
+        EclipseError: names the first image of another size than the first one; `purpose` says what needs one size, and
+            `remedy` how to ask for it.
     """
     _check_forms(source)
     images: Pixels | None = None
@@ -206,11 +216,11 @@ def load_imageset(source: Source, purpose: str) -> ImageSet:
     for row in source.labelled():
         pixels = row.picture().rgb
         if images is None:
-            images, first = np.empty((len(source), *pixels.shape), np.uint8), row.name
+            images, first = _room_for(source, pixels), row.name
         elif pixels.shape != images.shape[1:]:
             raise EclipseError(
                 f"{row.name} is {size_in_words(pixels)} and {first} is {size_in_words(images[0])}; "
-                f"expected one size for {purpose}"
+                f"expected one size for {purpose}{f': {remedy}' if remedy else ''}"
             )
         images[len(ids)] = pixels
         ids.append(row.id)
@@ -218,6 +228,17 @@ def load_imageset(source: Source, purpose: str) -> ImageSet:
     source.check_unchanged()
     assert images is not None  # no source is empty
     return ImageSet(images, tuple(ids), _all_labels(source, labels), source.class_names, source.unlabelled)
+
+
+def _room_for(source: Source, first: Pixels) -> Pixels:
+    """Memory for all images of a size."""
+    try:
+        return np.empty((len(source), *first.shape), np.uint8)
+    except MemoryError as error:
+        raise EclipseError(
+            f"{len(source):,} images of {size_in_words(first)} take {len(source) * first.size / 2**30:,.0f} GiB of "
+            f"memory, more than there is; expected fewer or smaller ones: name a slice of {source.spec}, or resize them"
+        ) from error
 
 
 def _check_forms(source: Source) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from eclipse.data.picture import Picture, Pixels, decode, from_array
+from eclipse.data.picture import Picture, Pixels, decode, from_array, resized
 from eclipse.errors import EclipseError
 
 _MOST_LABELS = 2**63  # every form holds labels as int64
@@ -26,6 +26,7 @@ class Row:
         label: index of the class; None or -1 for a row without one.
         data: the encoded image, or raw uint8 pixels (H, W) or (C, H, W).
         absent: what to tell, after the name, of an image that is not there.
+        side: of the square that ``picture`` makes of the image; None for its own size.
     """
 
     id: str
@@ -33,12 +34,14 @@ class Row:
     label: int | None
     data: bytes | Pixels
     absent: str = ""
+    side: int | None = None
 
     def picture(self) -> Picture:
         """Decode the image; an `EclipseError` names it when that fails."""
         if self.absent:
             raise EclipseError(f"{self.name} {self.absent}")
-        return decode(self.data, self.name) if isinstance(self.data, bytes) else from_array(self.data, self.name)
+        found = decode(self.data, self.name) if isinstance(self.data, bytes) else from_array(self.data, self.name)
+        return found if self.side is None else resized(found, self.side)
 
 
 class Replacements:
@@ -117,11 +120,16 @@ class Store(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set opened by `eclipse.data.source.open_source`: a layout on disk and the slice of its rows to use."""
+    """A data set opened by `eclipse.data.source.open_source`: a layout on disk and the slice of its rows to use.
+
+    Attributes:
+        side: of the square that is made of each image when it is decoded; None for images as they are.
+    """
 
     spec: str
     store: Store
     span: range
+    side: int | None = None
 
     @property
     def layout(self) -> str:
@@ -148,7 +156,8 @@ class Source:
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         """Stream the rows from row ``start`` of this slice on, in order and in bounded memory."""
-        return self.store.read(self.span.start + start, self.span.stop)
+        rows = self.store.read(self.span.start + start, self.span.stop)
+        return rows if self.side is None else (replace(row, side=self.side) for row in rows)
 
     @property
     def unlabelled(self) -> str:
@@ -186,7 +195,7 @@ class Source:
         return row
 
     def fingerprint(self) -> str:
-        """SHA-256 over layout, slice, and names, sizes and times of the files, when it was first asked for: cheap."""
+        """SHA-256 over layout, slice, side, and names, sizes and times of the files, when it was first asked for."""
         return self._first_fingerprint
 
     def check_unchanged(self) -> None:
@@ -202,7 +211,8 @@ class Source:
         return self._fingerprint_now()
 
     def _fingerprint_now(self) -> str:
-        return fingerprint_files(f"{self.layout} {self.span.start}:{self.span.stop}", self.store.files())
+        title = f"{self.layout} {self.span.start}:{self.span.stop}" + ("" if self.side is None else f" {self.side}")
+        return fingerprint_files(title, self.store.files())
 
 
 def comparable_classes(

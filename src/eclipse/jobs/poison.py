@@ -52,8 +52,9 @@ class Poison(Job):
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         """Every resolved setting, for run.json; radii and lengths are those of the attack's fields."""
+        resize = {} if self.source.side is None else {"resize": self.source.side}
         return {
-            "input": {"spec": self.source.spec, "layout": self.source.layout, "images": len(self.source)},
+            "input": {"spec": self.source.spec, "layout": self.source.layout, "images": len(self.source), **resize},
             "output": {"path": str(self.out), "format": self.format or self.source.layout},
             **self.origin,
         }
@@ -69,7 +70,10 @@ class Poison(Job):
 
     def notes(self) -> list[str]:
         """What is odd about the data set, and what becomes of what is no image."""
-        return self.source.notes + describe_rest(self.source, self.format)[1]
+        found = self.source.notes + describe_rest(self.source, self.format)[1]
+        if (side := self.source.side) is not None:
+            found.append(f"all images become {side}x{side}; boxes and masks that come along are those of the old ones")
+        return found
 
     @property
     @abstractmethod
@@ -114,6 +118,7 @@ class Poison(Job):
     def closing(self, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
         """What was made, and what to do with it."""
         radius, counts = outcome["radius"], outcome["counts"]
+        resize = () if self.source.side is None else ("--resize", self.source.side)
         norm, asked = radius["norm"], radius["asked"]
         most, median = (length_in_words(norm, radius["measured"][name]) for name in ("max", "median"))
         bound = "unbounded" if asked is None else f"radius {length_in_words(norm, asked)}"
@@ -121,7 +126,7 @@ class Poison(Job):
             "poisoned": f"{counts['changed']} of {counts['poisoned']} images in {self.out}",
             "change": f"{'Linf' if norm == 'none' else norm} {most} at most, {median} in the median ({bound})",
             "manifest": run_json(self.out),
-            "next": to_copy("eclipse", "verify", self.out, "--clean", self.source.spec),
+            "next": to_copy("eclipse", "verify", self.out, "--clean", self.source.spec, *resize),
         }
 
 
@@ -180,7 +185,7 @@ class Craft(Poison):
     @cached_property
     def clean(self) -> ImageSet:
         """All images in memory; with one channel where they are gray, so that their poison is made for one."""
-        clean = load_imageset(self.source, "poisoning")
+        clean = load_imageset(self.source, "poisoning", "name it, such as --resize 64")
         gray = next(self.source.rows()).picture().gray and bool((clean.images == clean.images[:, :1]).all())
         clean = clean.with_images(np.ascontiguousarray(clean.images[:, :1])) if gray else clean
         check_classes(type(self.attack).__name__, clean)
@@ -280,6 +285,7 @@ def poison_job(
     settings: tuple[str, ...] = (),
     sign: int | None = None,
     unit: str | None = None,
+    resize: int | None = None,
     seed: int = 0,
     device: str = "auto",
     format: str | None = None,
@@ -297,6 +303,7 @@ def poison_job(
         settings: parameters of the attack that are to differ, as ``eps=4``.
         sign: 1 or -1, what a perturbation is multiplied with.
         unit: scale of a perturbation, a name in ``imported.UNITS``.
+        resize: side of the squares that all images are made first; None for images as they are.
         seed: decides the poison.
         device: ``auto``, ``cpu`` or ``cuda``.
         format: of the output; None for that of its name (``out.npz``), or else of the input.
@@ -312,7 +319,7 @@ def poison_job(
         raise EclipseError("--sign and --unit are for the perturbation of --import; leave them out")
     check_name(out)
     where = resolve_device(device)
-    source = open_source(dataset, image_column=image_column, label_column=label_column)
+    source = open_source(dataset, image_column=image_column, label_column=label_column, side=resize)
     format = named_format(source, out, format)
     if attack is not None:
         size = scale or "paper"

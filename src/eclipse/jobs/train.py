@@ -24,6 +24,7 @@ from eclipse.runs.files import check_name, write_json
 from eclipse.runs.manifest import Times, duration
 from eclipse.runs.state import State, Work
 
+_REMEDY = "name it, such as --resize 64"
 RESULT, WEIGHTS = "result.json", "model.safetensors"
 
 
@@ -44,6 +45,7 @@ class Train(Job):
         seed: decides weights, order and all that is drawn.
         device: where to compute.
         compiled: compile the network first.
+        resize: side of the squares that all images were made; None for images as they are.
         remarks: on the training set, for its user.
     """
 
@@ -59,6 +61,7 @@ class Train(Job):
     seed: int
     device: str
     compiled: bool
+    resize: int | None = None
     remarks: tuple[str, ...] = ()
 
     doing: ClassVar[str] = "training"
@@ -69,6 +72,7 @@ class Train(Job):
         """What decides the result, for the manifest."""
         return {
             **self.specs,
+            **({} if self.resize is None else {"resize": self.resize}),
             "arch": self.arch,
             **{f"arch {word}": value for word, value in CLASSIFIERS.code(self.arch).items()},
             "recipe": {"name": self.names["recipe"], **asdict(self.recipe)},
@@ -94,6 +98,7 @@ class Train(Job):
         return {
             "training set": f"{self.specs['dataset']}, {len(self.data):,} images",
             "test set": f"{self.specs['test set']}, {len(self.test):,} images",
+            **({} if self.resize is None else {"resize": f"{self.resize}x{self.resize}, the square in the middle"}),
             "defense": f"{self.names['defense']} ({self.defense.title})",
             **({"parameters": given} if given else {}),
             "cost": f"about {self.defense.cost():.3g} times the work, for a ResNet-18 and 50,000 images",
@@ -169,6 +174,7 @@ def train_job(
     scale: str = "paper",
     settings: tuple[str, ...] = (),
     trusted: str | None = None,
+    resize: int | None = None,
     seed: int = 0,
     device: str = "auto",
     compiled: bool = False,
@@ -179,13 +185,15 @@ def train_job(
     chosen, how = DEFENSES.asked(defense, scale, settings), recipe_with(recipe, epochs)
     _check_options(defense, chosen, trusted, compiled)
     specs = {"dataset": dataset, "test set": test, "trusted set": trusted}
-    sources = {name: open_source(spec) for name, spec in specs.items() if spec is not None}
+    sources = {name: open_source(spec, side=resize) for name, spec in specs.items() if spec is not None}
     sets = _load(sources)
     data, held_out = sets["dataset"], sets["test set"]
     new_victim(arch, data, check_sets(data, held_out), chosen, seed, "cpu")  # refuses what does not fit
     names = {"recipe": recipe, "defense": defense, "scale": scale}
     trusted_set, remarks = sets.get("trusted set"), tuple(sources["dataset"].notes)
-    return Train(specs, data, held_out, trusted_set, out, arch, how, chosen, names, seed, where, compiled, remarks)
+    return Train(
+        specs, data, held_out, trusted_set, out, arch, how, chosen, names, seed, where, compiled, resize, remarks
+    )
 
 
 def _check_options(name: str, defense: Defense, trusted: str | None, compiled: bool) -> None:
@@ -200,7 +208,7 @@ def _check_options(name: str, defense: Defense, trusted: str | None, compiled: b
 
 def _load(sources: Mapping[str, Source]) -> dict[str, ImageSet]:
     """The sets by their names; none may share images with the test images."""
-    sets = {name: load_imageset(source, "training a victim") for name, source in sources.items()}
+    sets = {name: load_imageset(source, "training a victim", _REMEDY) for name, source in sources.items()}
     parts = {"dataset": "training", "trusted set": "trusted"}
     for name in sets.keys() & parts.keys():
         check_apart_from_test(sources["test set"], sets["test set"], sources[name], sets[name], parts[name])

@@ -126,6 +126,7 @@ def conditions(section: Section) -> tuple[tuple[str, str], ...]:
         "test images": sizes(cell.data.test_images for cell in cells),
         "trusted images": sizes(cell.data.trusted_images for cell in cells if cell.data.trusted_images),
         "images": shapes,
+        "resized to": sizes(cell.data.resize for cell in cells if cell.data.resize),
         "victim": f"{section.arch}, {sizes(cell.victim.parameters for cell in cells)} parameters",
         "recipe": several(", ".join((f"name {cell.recipe.name}", *in_words(cell.recipe.fields))) for cell in cells),
         "epochs": f"{numbers(len(cell.epochs) for cell in cells)}; the last one counts",
