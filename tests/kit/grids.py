@@ -8,7 +8,7 @@ from kit.tiny import some_images
 from eclipse.bench.cache import Cache
 from eclipse.bench.cell import Bench
 from eclipse.bench.grid import Grid, read_grid
-from eclipse.bench.plan import load_sets
+from eclipse.bench.plan import load_imported, load_sets
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 OVERLAP = ('name = "tiny"', 'name = "tiny"\nprotocol = "paper-overlap"')
@@ -62,7 +62,9 @@ def grid_of(data: Path, *changes: tuple[str, str]) -> Grid:
 def bench_of(data: Path, grid: Grid | None = None) -> Bench:
     grid, cache = grid or grid_of(data), Cache(data / "cache")
     sets = {name: cache.keep(images) for name, images in load_sets(grid, data).items()}
-    return Bench(grid, sets, data / "cache", "cpu")
+    train = cache.load(sets["train"])
+    imported = {name: cache.keep(load_imported(grid, data, name, train)[0]) for name in grid.attacks.imported}
+    return Bench(grid, sets, data / "cache", "cpu", imported=imported)
 
 
 def quiet(step: object) -> None:

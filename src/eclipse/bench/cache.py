@@ -55,6 +55,10 @@ class Cache:
         """The fingerprint of a set that was made."""
         return _facts(self._place(kind, key(decides)))[0]
 
+    def keeps(self, fingerprint: str) -> bool:
+        """Whether a set with this fingerprint was kept."""
+        return self._place("sets", fingerprint).exists()
+
     def keep(self, images: ImageSet) -> str:
         """Keep a set and return its fingerprint."""
         fingerprint = images.fingerprint()

@@ -4,7 +4,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Bench:
         cache: folder of what cells share.
         device: where to compute.
         trusted: how many trusted images there are, for the results; None for no such set.
+        imported: the fingerprint of the poisoned set of each imported poison.
     """
 
     grid: Grid
@@ -47,6 +48,7 @@ class Bench:
     cache: Path
     device: str
     trusted: int | None = None
+    imported: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def _kept(self) -> Cache:
@@ -114,7 +116,7 @@ class Bench:
         return Asked(name=self.grid.name, protocol=self.grid.protocol, data=asdict(self.grid.data), cells=cells)
 
     def crafted(self, name: str) -> bool:
-        """Whether the training set under an attack is in the cache, or is the clean one itself."""
+        """Whether the training set under an attack is in the cache, or needs no crafting."""
         return self.grid.attack(name) is None or self._kept.holds("poisoned", self._poisons[name])
 
     def prepared(self, defense: str, attack: str) -> bool:
@@ -127,18 +129,21 @@ class Bench:
 
     def _fingerprint(self, attack: str) -> str:
         """Of a poisoned set in the cache."""
-        if self.grid.attack(attack) is None:
-            return self.sets["train"]
-        return self._kept.fingerprint("poisoned", self._poisons[attack])
+        return self._given(attack) or self._kept.fingerprint("poisoned", self._poisons[attack])
+
+    def _given(self, attack: str) -> str | None:
+        """The fingerprint of a training set that needs no crafting: the clean one, or what others have made of it."""
+        return self.sets["train"] if attack == CLEAN else self.imported.get(attack)
 
     def poisoned(self, name: str, tell: Tell) -> Kept:
         """The training set under an attack."""
-        attack, fingerprint = self.grid.attack(name), self.sets["train"]
+        attack, given = self.grid.attack(name), self._given(name)
         if attack is None:
-            return Kept(self._kept.load(fingerprint), fingerprint, 0.0, True)
+            assert given is not None
+            return Kept(self._kept.load(given), given, 0.0, True)
 
         def make(state: State) -> ImageSet:
-            clean = self._kept.load(fingerprint)
+            clean = self._kept.load(self.sets["train"])
             return attack.craft(clean, Work(self.grid.attacks.seed, self.device, state))
 
         return self._kept.made("poisoned", self._poisons[name], make, tell)
@@ -172,10 +177,11 @@ class Bench:
         """From the name of each attack to what decides its poisoned set."""
         train, seed = self.sets["train"], self.grid.attacks.seed
         attacks = {name: self.grid.attack(name) for name in self.grid.attacks.names}
-        fields = {
+        fields: dict[str, Any] = {
             name: None if attack is None else {"name": name, "seed": seed, **ATTACKS.code(name), **all_fields(attack)}
             for name, attack in attacks.items()
         }
+        fields |= {name: {"imported": fingerprint} for name, fingerprint in self.imported.items()}
         return {name: {"train": train, "attack": fields[name], "device": self._kind} for name in attacks}
 
     @cached_property
@@ -212,7 +218,9 @@ class Bench:
     def _about_attack(self, name: str, fingerprint: str) -> result.Attack:
         attack, scale, seed = self.grid.attack(name), self.grid.attacks.scale, self.grid.attacks.seed
         if attack is None:
-            return result.Attack(CLEAN, fingerprint)
+            imported = self.grid.attacks.imported.get(name)
+            told = {} if imported is None else {word: value for word, value in asdict(imported).items() if value}
+            return result.Attack(name, fingerprint, fields=told)
         radius = attack.radius if math.isfinite(attack.radius) else None
         code = ATTACKS.code(name).get("code")
         return result.Attack(name, fingerprint, scale, seed, attack.norm, radius, all_fields(attack), code)

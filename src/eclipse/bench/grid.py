@@ -27,6 +27,9 @@ else:
 
 PROTOCOLS = (HELD_OUT, OVERLAP)
 _MAX_BYTES = 2**20
+_NAME = re.compile(
+    r"\w(?:[\w .+-]{0,78}[\w.+-])?"
+)  # of an imported poison: it stands in tables, and --cell picks by it
 _TOP = ""  # what comes before the first section
 _WORDS: dict[type, str] = {str: "word", int: "whole number"}
 
@@ -61,6 +64,21 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Import:
+    """A poison that others have made, as ``eclipse poison --import`` takes it.
+
+    Attributes:
+        path: images that others have poisoned, in any form; or the file of a perturbation.
+        sign: 1 or -1, what a perturbation is multiplied with.
+        unit: scale of a perturbation, ``levels`` or ``unit``.
+    """
+
+    path: str
+    sign: int | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
 class Methods:
     """Attacks or defenses.
 
@@ -75,6 +93,17 @@ class Methods:
     scale: str = "paper"
     seed: int = 0
     set: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attacks(Methods):
+    """Attacks, and poisons that others have made.
+
+    Attributes:
+        imported: from a name of the user's, which is one of ``names``, to a poison.
+    """
+
+    imported: Mapping[str, Import] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,7 +152,7 @@ class Grid:
     name: str
     protocol: str
     data: Data
-    attacks: Methods
+    attacks: Attacks
     defenses: Methods
     victims: Victims
     path: Path
@@ -151,8 +180,8 @@ class Grid:
         return self.victims.seeds_of.get(defense, self.victims.seeds)
 
     def attack(self, name: str) -> Attack | None:
-        """An attack by its name; None for the clean data."""
-        if name == CLEAN:
+        """An attack by its name; None for the clean data and for what others have made."""
+        if name == CLEAN or name in self.attacks.imported:
             return None
         return cast(Attack, ATTACKS.asked(name, self.attacks.scale, self.attacks.set.get(name, ())))
 
@@ -202,7 +231,7 @@ class _Reader:
             content["name"],
             protocol,
             self._section("data", Data, content["data"]),
-            self._section("attacks", Methods, content["attacks"]),
+            self._section("attacks", Attacks, content["attacks"]),
             self._section("defenses", Methods, content["defenses"]),
             self._section("victims", Victims, content["victims"]),
             self._path,
@@ -219,7 +248,7 @@ class _Reader:
         for word, value in values.items():
             self._check(f"word in [{name}]", word, hints, name)
             values[word] = self._value(word, value, hints[word], name)
-        required = [f.name for f in fields(kind) if f.name in ("name", "train", "test", "names", "archs")]  # type: ignore[arg-type]
+        required = [f.name for f in fields(kind) if f.name in ("name", "train", "test", "names", "archs", "path")]  # type: ignore[arg-type]
         missing = [word for word in required if word not in values]
         if missing:
             raise EclipseError(f"[{name}] of {self._path} has no {missing[0]!r}; expected {', '.join(hints)}")
@@ -227,9 +256,11 @@ class _Reader:
 
     def _value(self, word: str, value: Any, hint: Any, section: str) -> Any:
         """A value of the right type, lists as tuples."""
+        if hint is Import:
+            return self._section(f"{section}.{word}", Import, {"path": value} if isinstance(value, str) else value)
         if get_origin(hint) is Mapping:
             if not isinstance(value, dict):
-                raise self._error(f"{word} = {value!r}; expected a table of lists", word, section)
+                raise self._error(f"{word} = {value!r}; expected a table [{section}.{word}]", word, section)
             inner = f"{section}.{word}"
             return {name: self._value(name, part, get_args(hint)[1], inner) for name, part in value.items()}
         kind = str if hint is str or str in get_args(hint) else int
@@ -242,14 +273,27 @@ class _Reader:
         return value
 
     def _check_names(self, grid: Grid) -> None:
+        imported = tuple(grid.attacks.imported)
+        crafted = [name for name in grid.attacks.names if name not in imported]
+        for name in imported:
+            if name in (CLEAN, *ATTACKS.names()) or not _NAME.fullmatch(name):
+                why = "a name of its own, of letters, digits, blanks and any of .+-_"
+                raise self._error(f"imported poison {name!r}; expected {why}", name, "attacks.imported")
         for kind, names, known, section, key in (
-            ("attack", grid.attacks.names, (CLEAN, *_known(ATTACKS, grid.attacks.names)), "attacks", "names"),
+            (
+                "attack",
+                grid.attacks.names,
+                (CLEAN, *_known(ATTACKS, grid.attacks.names), *imported),
+                "attacks",
+                "names",
+            ),
             ("defense", grid.defenses.names, _known(DEFENSES, grid.defenses.names), "defenses", "names"),
             ("classifier", grid.victims.archs, _known(CLASSIFIERS, grid.victims.archs), "victims", "archs"),
             ("recipe", (grid.victims.recipe,), tuple(RECIPES), "victims", "recipe"),
             ("scale", (grid.attacks.scale,), SCALES, "attacks", "scale"),
             ("scale", (grid.defenses.scale,), SCALES, "defenses", "scale"),
-            ("attack of this grid", tuple(grid.attacks.set), grid.attacks.names, "attacks.set", ""),
+            ("attack of this grid", tuple(grid.attacks.set), crafted, "attacks.set", ""),
+            ("attack of this grid", imported, grid.attacks.names, "attacks.imported", ""),
             ("defense of this grid", tuple(grid.defenses.set), grid.defenses.names, "defenses.set", ""),
             ("defense of this grid", tuple(grid.victims.seeds_of), grid.defenses.names, "victims.seeds_of", ""),
         ):

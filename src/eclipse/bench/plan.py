@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from eclipse.attacks.imported import is_perturbation, open_imported
 from eclipse.bench.cache import Cache
 from eclipse.bench.cell import Bench
 from eclipse.bench.cost import Expected, expected
@@ -14,6 +17,7 @@ from eclipse.bench.runner import chosen
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.imageset import ImageSet
 from eclipse.data.overlap import check_apart_from_test
+from eclipse.data.picture import repainted
 from eclipse.data.source import load_imageset, open_source
 from eclipse.defenses.dilution import fitting
 from eclipse.defenses.victim import check_sets
@@ -33,6 +37,8 @@ class Plan:
         chosen: the cells that were asked for.
         missing: those of them that are not finished.
         sets: by their names in the grid.
+        imported: from the name of each imported poison to what it is, in words.
+        root: what the paths in the grid are relative to.
     """
 
     bench: Bench
@@ -40,6 +46,8 @@ class Plan:
     chosen: list[Choice]
     missing: list[Choice]
     sets: dict[str, ImageSet]
+    imported: dict[str, str]
+    root: Path
 
     def in_words(self) -> dict[str, Any]:
         """What to tell the user before work starts."""
@@ -49,6 +57,7 @@ class Plan:
         return {
             "grid": f"{grid.name}, {len(grid.cells())} cells, {todo}",
             "data": f"{grid.data.name}: {sizes['train']} training images, {sizes['test']} test images{resized}",
+            **({"imported poisons": self.imported} if self.imported else {}),
             "protocol": grid.protocol,
             "recipe": f"{grid.victims.recipe}, {self.bench.recipe.epochs} epochs",
             "device": describe_device(self.bench.device),
@@ -64,6 +73,13 @@ class Plan:
         cache = Cache(self.bench.cache)
         for images in self.sets.values():
             cache.keep(images)
+        for name in dict.fromkeys(cell.attack for cell in self.missing if cell.attack in self.imported):
+            if not cache.keeps(fingerprint := self.bench.imported[name]):
+                images, _ = load_imported(self.bench.grid, self.root, name, self.sets["train"])
+                if cache.keep(images) != fingerprint:
+                    raise EclipseError(
+                        f"the imported poison {name!r} was changed meanwhile; run the same command again"
+                    )
 
 
 def plan(grid: Path, data: Path, out: Path, *, cells: Sequence[str], cache: Path | None, device: str) -> Plan:
@@ -84,11 +100,15 @@ def plan(grid: Path, data: Path, out: Path, *, cells: Sequence[str], cache: Path
     sets = load_sets(read, data)
     fingerprints = {name: images.fingerprint() for name, images in sets.items()}
     trusted = len(sets["trusted"]) if "trusted" in sets else None
-    bench = Bench(read, fingerprints, cache or out / ".cache", where, trusted)
+    imported, words = dict[str, str](), dict[str, str]()
+    for name in read.attacks.imported:  # one after the other, as each has the size of the training set
+        images, words[name] = load_imported(read, data, name, sets["train"])
+        imported[name] = images.fingerprint()
+    bench = Bench(read, fingerprints, cache or out / ".cache", where, trusted, imported)
     results.check(read.name)
     picked, finished = chosen(bench, cells), results.finished()
     missing = [choice for choice in picked if bench.name(choice) not in finished]
-    return Plan(bench, results, picked, missing, sets)
+    return Plan(bench, results, picked, missing, sets, words, data)
 
 
 def load_sets(grid: Grid, root: Path) -> dict[str, ImageSet]:
@@ -117,6 +137,40 @@ def load_sets(grid: Grid, root: Path) -> dict[str, ImageSet]:
         remedy = "choose other slices" + ("" if name == "train" else f", or {_PAPERS}")
         check_apart_from_test(sources["test"], images["test"], sources[name], images[name], name, remedy)
     return images
+
+
+def load_imported(grid: Grid, root: Path, name: str, train: ImageSet) -> tuple[ImageSet, str]:
+    """Load a poison that others have made, as the training set with its pixels, and say in words what it is.
+
+    Args:
+        grid: names it.
+        root: what paths are relative to.
+        name: of the poison.
+        train: the training set.
+
+    Raises:
+        EclipseError: it cannot be read, or does not certainly belong to the training set row by row, or is the same.
+    """
+    asked = grid.attacks.imported[name]
+    spec, images = _rooted(asked.path, root), np.empty_like(train.images)
+    clean = open_source(_rooted(grid.data.train, root), side=grid.data.resize)
+    try:
+        if is_perturbation(spec) and None in (asked.sign, asked.unit):
+            form = f'{{path = "{asked.path}", sign = 1, unit = "levels"}}'
+            raise EclipseError(f"{spec} is a perturbation; say how to add it, as {form}, with sign -1 or unit unit")
+        found = open_imported(spec, clean, asked.sign, asked.unit)
+        for place, (_, picture, pixels) in enumerate(found.rows(clean)):
+            images[place] = repainted(picture, pixels).rgb
+        clean.check_unchanged()
+    except EclipseError as error:
+        raise EclipseError(f"imported poison {name!r} of {grid.path}: {error}") from error
+    if np.array_equal(images, train.images):
+        raise EclipseError(
+            f"the imported poison {name!r} of {grid.path} changes nothing: {spec} is as the clean images; expected "
+            "poisoned ones"
+        )
+    how = "".join(f", {word} {value}" for word, value in found.how.items())
+    return train.with_images(images), f"{found.kind} in {asked.path}{how}"
 
 
 def _rooted(spec: str, root: Path) -> str:

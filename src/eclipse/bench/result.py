@@ -81,6 +81,8 @@ class Data:
 class Attack:
     """What made the poison of a cell; nothing but a name and a fingerprint for clean data.
 
+    Of a poison that others have made, the fields are those of ``grid.Import``, and no norm is known.
+
     The fingerprint is that of the poisoned set: the same attack makes other bytes on another processor.
     The radius is None for an unbounded attack.
     """

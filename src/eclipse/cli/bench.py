@@ -19,10 +19,11 @@ HELP = """Run a grid of attacks, defenses, victims and seeds, cell by cell; only
 
 eclipse report RESULTS
 
-GRID.toml names data, attacks, defenses, victims and seeds: see benchmarks/cpu.toml. Its data sets are looked for in
-DATA. RESULTS gets one line a cell, in cells.jsonl. Stop it at any time (Ctrl-C): the same command goes on. Finished
-cells are skipped, and one that breaks leaves its reason in failed.jsonl and does not stop the rest. A cell under other
-settings is another cell. Of two lines for a cell the last one counts, so cat joins the results of two machines.
+GRID.toml names data, attacks or poisons of others, defenses, victims and seeds: see benchmarks/cpu.toml. Its data sets
+are looked for in DATA. RESULTS gets one line a cell, in cells.jsonl. Stop it at any time (Ctrl-C): the same command
+goes on. Finished cells are skipped, and one that breaks leaves its reason in failed.jsonl and does not stop the rest. A
+cell under other settings is another cell. Of two lines for a cell the last one counts, so cat joins the results of two
+machines.
 
 --cell picks cells: em (an attack), em/eclipse, em/eclipse/small/0, \\*/eclipse (a defense under all attacks), or the
 whole name of a cell.

@@ -210,9 +210,9 @@ def _poison(section: Section, attack: str) -> tuple[str, ...]:
     lost = figures.lost(section, attack)
     return (
         attack,
-        (radius(about.norm, about.radius) or "no bound") if about else "",
+        (radius(about.norm, about.radius) or ("no bound" if about.norm else "imported")) if about else "",
         (about.scale or "") if about else "",
-        duration(figures.crafting_seconds(section, attack)),
+        duration(figures.crafting_seconds(section, attack)) if about and about.norm else "",
         entry_in_words(section, attack, NONE),
         points(lost),
         "" if lost is None else "yes" if attack in figures.biting(section) else "no",

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from eclipse.bench.result import OVERLAP, Result, Results, visible
+from eclipse.bench.result import CLEAN, OVERLAP, Result, Results, visible
 from eclipse.report.grid.figures import Section
 
 SETS = ("train", "test", "trusted", "clean")
@@ -128,6 +128,7 @@ def conditions(section: Section) -> tuple[tuple[str, str], ...]:
         "images": shapes,
         "resized to": sizes(cell.data.resize for cell in cells if cell.data.resize),
         "victim": f"{section.arch}, {sizes(cell.victim.parameters for cell in cells)} parameters",
+        "imported poisons": several(f"{cell.attack.name}: {_imported(cell)}" for cell in cells if _is_imported(cell)),
         "recipe": several(", ".join((f"name {cell.recipe.name}", *in_words(cell.recipe.fields))) for cell in cells),
         "epochs": f"{numbers(len(cell.epochs) for cell in cells)}; the last one counts",
         "seeds": numbers(cell.seed for cell in cells),
@@ -139,6 +140,14 @@ def conditions(section: Section) -> tuple[tuple[str, str], ...]:
         "finished": f"{min(cell.finished for cell in cells)} to {max(cell.finished for cell in cells)}",
     }
     return tuple((name, text) for name, text in found.items() if text)
+
+
+def _is_imported(cell: Result) -> bool:
+    return cell.attack.name != CLEAN and cell.attack.norm is None
+
+
+def _imported(cell: Result) -> str:
+    return ", ".join(in_words(cell.attack.fields))
 
 
 def progress(results: Results) -> str:
