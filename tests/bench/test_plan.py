@@ -1,5 +1,6 @@
 """What a run is asked for: its sets fit each other, what cannot be run is refused, and the cost is told."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from kit.results import result
 from eclipse.bench.grid import Choice
 from eclipse.bench.plan import Plan, load_sets, plan
 from eclipse.errors import EclipseError
+from eclipse.runs.manifest import OURS, versions
 
 
 def test_test_images_among_the_trusted_ones_are_refused_but_for_the_papers_protocol(data: Path) -> None:
@@ -143,3 +145,38 @@ def test_the_cost_of_a_preparation_counts_once_for_all_seeds_until_it_is_in_the_
     assert asked.cost().prepared == {"iss-g": 2.0 * len(attacks)}
     asked.bench.run(one, quiet)
     assert asked.cost().prepared == {"iss-g": 2.0 * (len(attacks) - 1)}
+
+
+def test_cells_of_another_version_of_this_package_are_told_and_stay(data: Path, command: Command) -> None:
+    options = ("bench", data / "grid.toml", "--data", data, "--out", data / "results", "--dry-run")
+    asked = plan(data / "grid.toml", data, data / "results", cells=(), cache=data / "cache", device="cpu")
+    ours = versions()[OURS]
+    made = {"clean-none-small-0": ours, "ops-none-small-0": "0.0.8", "em-none-small-0": "0.0.8"}
+    for cell in asked.missing:
+        if str(cell) in made:
+            name = asked.bench.name(cell)
+            asked.results.path.mkdir(exist_ok=True)
+            asked.results.keep(
+                result(cell.attack, cell.defense, cell.seed, 0.5, cell=name, versions={OURS: made[str(cell)]})
+            )
+    asked.results.keep(result("em", "none", 7, 0.5, cell="of another grid", versions={OURS: "0.0.1"}))
+    said = command(*options)
+    (note,) = re.findall(r"^note: (.*)$", said.out, re.MULTILINE)
+    assert note.startswith(f"of the finished cells, 2 are of {OURS} 0.0.8, and this is {ours}: they stay")
+    assert "10 of 13 to do" in said.out and "em-none-small-0" not in said.out, "they are not run again"
+    with asked.results.writing(asked.bench.asked()):
+        pass
+    assert command("report", data / "results").code == 0
+    report = (data / "results" / "report.md").read_text()
+    assert f"several versions of {OURS}: 0.0.8 (2 cells), {ours} (1 cells)" in report
+
+
+def test_cells_of_this_version_alone_need_no_word(data: Path) -> None:
+    asked = plan(data / "grid.toml", data, data / "results", cells=(), cache=data / "cache", device="cpu")
+    assert asked.notes() == []
+    finish(asked, asked.missing[0])
+    again = plan(data / "grid.toml", data, data / "results", cells=(), cache=data / "cache", device="cpu")
+    assert "an unknown version" in again.notes()[0], "its line does not say"
+    asked.results.keep(result("clean", "none", 0, 0.5, cell=asked.bench.name(asked.missing[0]), versions=versions()))
+    again = plan(data / "grid.toml", data, data / "results", cells=(), cache=data / "cache", device="cpu")
+    assert again.notes() == []

@@ -12,7 +12,7 @@ from eclipse.bench.cache import Cache
 from eclipse.bench.cell import Bench
 from eclipse.bench.cost import Expected, expected
 from eclipse.bench.grid import Choice, Grid, read_grid
-from eclipse.bench.result import OVERLAP, Folder
+from eclipse.bench.result import OVERLAP, Folder, versions_of
 from eclipse.bench.runner import chosen
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.imageset import ImageSet
@@ -22,6 +22,7 @@ from eclipse.data.source import load_imageset, open_source
 from eclipse.defenses.dilution import fitting
 from eclipse.defenses.victim import check_sets
 from eclipse.errors import EclipseError
+from eclipse.runs.manifest import OURS, versions
 
 _REMEDY = "name it in [data], such as resize = 64"
 _PAPERS = f'say protocol = "{OVERLAP}" to repeat the paper\'s own mistake'
@@ -39,6 +40,7 @@ class Plan:
         sets: by their names in the grid.
         imported: from the name of each imported poison to what it is, in words.
         root: what the paths in the grid are relative to.
+        versions: how many of its finished cells each version of this package made.
     """
 
     bench: Bench
@@ -48,6 +50,7 @@ class Plan:
     sets: dict[str, ImageSet]
     imported: dict[str, str]
     root: Path
+    versions: dict[str, int]
 
     def in_words(self) -> dict[str, Any]:
         """What to tell the user before work starts."""
@@ -63,6 +66,17 @@ class Plan:
             "device": describe_device(self.bench.device),
             "results": self.results.path,
         }
+
+    def notes(self) -> list[str]:
+        """Which finished cells were made by another version of this package."""
+        ours = versions()[OURS]
+        others = [f"{count} are of {OURS} {version}" for version, count in self.versions.items() if version != ours]
+        if not others:
+            return []
+        return [
+            f"of the finished cells, {' and '.join(others)}, and this is {ours}: they stay as they are, and a "
+            "report tells it; for cells of one version, choose another --out"
+        ]
 
     def cost(self) -> Expected:
         """What the missing cells will take."""
@@ -108,7 +122,9 @@ def plan(grid: Path, data: Path, out: Path, *, cells: Sequence[str], cache: Path
     results.check(read.name)
     picked, finished = chosen(bench, cells), results.finished()
     missing = [choice for choice in picked if bench.name(choice) not in finished]
-    return Plan(bench, results, picked, missing, sets, words, data)
+    made = (finished[name][1] for cell in read.cells() if (name := bench.name(cell)) in finished)
+    by = versions_of(found if isinstance(found := line.get("versions"), dict) else {} for line in made)
+    return Plan(bench, results, picked, missing, sets, words, data, by)
 
 
 def load_sets(grid: Grid, root: Path) -> dict[str, ImageSet]:

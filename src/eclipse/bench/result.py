@@ -3,6 +3,7 @@
 import json
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
@@ -12,6 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, g
 
 from eclipse.errors import EclipseError
 from eclipse.runs.files import locked, parse_json, read_json, write_json, write_whole
+from eclipse.runs.manifest import OURS
 
 VERSION = 1
 CLEAN, NONE = "clean", "none"
@@ -187,6 +189,12 @@ class Result:
     def planned(self) -> Planned:
         """The cell of a grid that this is the result of."""
         return Planned(self.cell, self.attack.name, self.defense.name, self.victim.arch, self.recipe.name, self.seed)
+
+
+def versions_of(cells: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many cells each version of this package made, from their ``versions``."""
+    found = Counter(visible(str(versions.get(OURS, "an unknown version"))) for versions in cells)
+    return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True)

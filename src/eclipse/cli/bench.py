@@ -60,6 +60,7 @@ def bench(
     asked = plan(grid, data, out, cells=cell or (), cache=cache, device=device)
     shown = to_copy("eclipse", "report", out)
     facts("settings", asked.in_words())
+    say(*(f"note: {note}" for note in asked.notes()))
     if dry_run:
         _tell_cost(asked.bench, asked.cost())
         return

@@ -17,7 +17,8 @@ from eclipse.runs.files import read_json, write_json
 _EXTRAS = ("scikit-learn", "diffusers", "kornia", "opacus", "datasets")
 TIMES = "times.json"
 _KEEP_EVERY_S = 5.0
-PACKAGES = ("eclipse-purify", "torch", "numpy", "pillow", "pyarrow", *_EXTRAS)
+OURS = "eclipse-purify"
+PACKAGES = (OURS, "torch", "numpy", "pillow", "pyarrow", *_EXTRAS)
 
 
 def versions() -> dict[str, str]:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from eclipse.bench.result import CLEAN, NONE, Results
+from eclipse.bench.result import CLEAN, NONE, Results, versions_of
 from eclipse.report.grid import figures, paper_numbers
 from eclipse.report.grid.figures import Entry, Section
 from eclipse.report.grid.wording import duration, percent, points, radius, share
+from eclipse.runs.manifest import OURS
 
 BORROWED = "†"
 
@@ -79,6 +80,10 @@ def accuracy_notes(section: Section) -> tuple[str, ...]:
         notes.append(f"{BORROWED}: the defense ignores the suspicious images, so its result on clean data stands.")
     if again := figures.made_again(section):
         notes.append(f"Not all cells of a column are of the same images: {', '.join(again)} was made more than once.")
+    made = versions_of(cell.versions for cell in section.cells)
+    if len(made) > 1:
+        by = ", ".join(f"{version} ({count} cells)" for version, count in made.items())
+        notes.append(f"The cells are of several versions of {OURS}: {by}.")
     return (*notes, *paper_notes(section))
 
 
