@@ -1,4 +1,4 @@
-"""``eclipse train`` and ``denoiser train``, killed for real (-9): the same command ends with the same bytes."""
+"""``train``, ``denoiser train`` and ``bench``, killed for real (-9): the same command ends with the same result."""
 
 import json
 import signal
@@ -58,3 +58,39 @@ def test_killed_at_any_moment_a_training_ends_with_the_same_bytes(data: Path, wh
     assert go(killed) == 0, (killed / "log").read_text()
     assert made(killed) == made(undisturbed) and manifest(killed / "out")["status"] == "complete"
     assert names(killed) == names(undisturbed) == ["log", "out", "out.run.json"]
+
+
+GRID = """
+version = 1
+name = "two cells"
+data = {name = "noise", train = "images", test = "test"}
+attacks = {names = ["clean", "em"], scale = "small", set = {em = ["max_rounds=1", "batch=16"]}}
+defenses = {names = ["iss-g"]}
+victims = {archs = ["small"], epochs = 2}
+"""
+
+
+def test_killed_at_any_moment_a_grid_ends_with_the_same_cells(data: Path) -> None:
+    (data / "grid.toml").write_text(GRID)
+
+    def go(folder: Path, kill: Kill | None = None) -> int:
+        folder.mkdir(exist_ok=True)
+        words = ["bench", f"{data}/grid.toml", "--data", f"{data}", "--out", f"{folder}/out"]
+        return ended(words, folder / "log", kill)
+
+    def cells(folder: Path) -> dict[str, Any]:
+        lines = map(json.loads, (folder / "out" / "cells.jsonl").read_text().splitlines())
+        return {
+            line["cell"]: {word: line[word] for word in ("accuracy", "attack", "data", "defense", "prepared", "recipe")}
+            for line in lines
+        }
+
+    undisturbed, killed = data / "undisturbed", data / "killed"
+    assert go(undisturbed) == 0, (undisturbed / "log").read_text()
+    for kill in (Kill("word of a cell", 1, 0.02), Kill("kept cell", 1), Kill("word of a cell", 2, 0.05)):
+        assert go(killed, kill) == -signal.SIGKILL, (killed / "log").read_text()
+    assert len(cells(killed)) == 1, "one cell was done before the kills"
+    assert go(killed) == 0, (killed / "log").read_text()
+    assert cells(killed) == cells(undisturbed) and len(cells(killed)) == 2
+    left = {path.name for path in (killed / "out").rglob("*") if path.is_file()}
+    assert left == {path.name for path in (undisturbed / "out").rglob("*") if path.is_file()}

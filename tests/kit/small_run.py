@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from kit.tiny import CONFIG
 
 from eclipse.attacks.crafting import surrogate
+from eclipse.bench import result, runner
 from eclipse.cli import main, show
 from eclipse.diffusion import presets, training
 from eclipse.diffusion.presets import FAST
@@ -64,6 +66,8 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "denoised batch": (stream, "denoise"),
     "shard": (shards.Shards, "add"),
     "saved state": (state.State, "save"),
+    "word of a cell": (runner._Running, "heard"),
+    "kept cell": (result.Folder, "keep"),
     "synced output": (os, "sync"),  # it is there but for its name
 }
 
@@ -89,6 +93,8 @@ def run(arguments: list[str], log: Path, kill: Kill | None) -> None:
     training.CHECKPOINT_EVERY_S = 0.0
     presets.PRESETS["fast"] = replace(FAST, denoiser=CONFIG, training=replace(FAST.training, batch=4))
     surrogate.ROWS = 8
+    # The processes of cells are forked from this one, which has imported everything.
+    runner.multiprocessing = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))  # type: ignore[assignment]
     state.State.save = slowly(state.State.save)  # type: ignore[method-assign]
     stream.denoise, training.draw = slowly(stream.denoise), slowly(training.draw)
     if kill:
