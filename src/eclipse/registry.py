@@ -3,6 +3,7 @@
 Ours are literal. Other packages join with entry points, and a user names an own file beside the data ``module:Class``.
 """
 
+import ast
 import hashlib
 import importlib
 import os
@@ -172,13 +173,17 @@ class Registry(Generic[Code]):
         return made
 
     def code(self, name: str) -> dict[str, str]:
-        """What tells the code of others from an earlier or later version of it, for records; empty for our own."""
+        """What tells the code of others from an earlier or later version of it, for records; empty for our own.
+
+        The version of its package, and a digest of its file and of those that it imports from the same package or, a
+        user's file, from the current folder.
+        """
         entry = self.entry(name)
         if entry.ours:
             return {}
         module = getattr(self.load(name), "__module__", entry.module)
         file = getattr(sys.modules.get(module), "__file__", None)
-        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
+        digest = hashlib.sha256(b"".join(_sources(module, Path(file)))).hexdigest()[:16] if file else ""
         return {"code": " ".join(filter(None, (entry.package, digest)))}
 
     @contextmanager
@@ -252,6 +257,37 @@ def _joined(group: str, path: tuple[str, ...]) -> tuple[tuple[str, Entry], ...]:
         for point in entry_points(group=group)
         if point.dist is not None
     )
+
+
+def _sources(module: str, file: Path) -> list[bytes]:
+    """What is in the file of a module, and in those that it imports from beside it, and so on."""
+    root = file.parents[module.count(".") + (file.name == "__init__.py")]
+    package, found, waiting = module.partition(".")[0], dict[Path, bytes](), [(module, file)]
+    while waiting:
+        name, path = waiting.pop()
+        if path in found:
+            continue
+        found[path] = path.read_bytes()
+        for imported in _imports(name, path, found[path]):
+            if imported.partition(".")[0] == package or root.samefile(os.getcwd()):
+                place = root / imported.replace(".", "/")
+                files = (place.with_name(f"{place.name}.py"), place / "__init__.py")
+                waiting += [(imported, file) for file in files if file.is_file()]
+    return [found[path] for path in sorted(found, key=lambda path: (path != file, path))]
+
+
+def _imports(module: str, path: Path, source: bytes) -> Iterator[str]:
+    """The names of all that a module may import, whether modules or what is in them."""
+    if path.suffix != ".py":
+        return
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
 
 
 def _project(entry: Entry) -> str:

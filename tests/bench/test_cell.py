@@ -1,6 +1,7 @@
 """What decides a cell, and what its result tells."""
 
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -127,3 +128,49 @@ def test_the_command_of_a_cell_can_be_pasted_wherever_the_grid_lies(data: Path) 
     bench = bench_of(data, read_grid(data / "my grid.toml"))
     words = shlex.split(bench.command(Choice("em", "none", "small", 0)))
     assert words[:3] == ["eclipse", "bench", str(data / "my grid.toml")] and words[-1] == "em-none-small-0"
+
+
+PLUGIN = Path(__file__).parents[1] / "plugin" / "eclipse_example"
+OF_A_USER = (
+    ('"ops", "em"]\nscale', '"ops", "em", "stripes:Stripes"]\nscale'),
+    ('em = ["max_rounds=1", "batch=16"]', 'em = ["max_rounds=1", "batch=16", "arch=linear:Linear"]'),
+    ('"mixup", "trusted-only"', '"posterize:Posterize"'),
+    ('["small"]', '["small", "linear:Linear"]'),
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "affected"),
+    [
+        ("stripes", lambda cell: cell.attack == "stripes:Stripes"),
+        ("posterize", lambda cell: cell.defense == "posterize:Posterize"),
+        ("linear", lambda cell: cell.attack == "em" or cell.arch == "linear:Linear"),
+        ("waves", lambda cell: cell.attack == "stripes:Stripes"),
+        ("deeper.waves", lambda cell: cell.attack == "stripes:Stripes"),
+        ("unused", lambda cell: False),
+    ],
+)
+def test_cells_of_other_code_of_the_users_are_other_cells(
+    data: Path, monkeypatch: pytest.MonkeyPatch, changed: str, affected: Callable[[Choice], bool]
+) -> None:
+    """Where the file is changed, or one that it imports from beside it: no cell of old code stands for the new one."""
+    (data / "deeper").mkdir()
+    for name in ("stripes", "posterize", "linear"):
+        (data / f"{name}.py").write_text((PLUGIN / f"{name}.py").read_text())
+    for name in ("waves", "unused", "deeper.waves"):
+        (data / f"{name.replace('.', '/')}.py").write_text("HEIGHT = 1\n")
+    (data / "waves.py").write_text("from deeper import waves\n")
+    (data / "stripes.py").write_text((data / "stripes.py").read_text() + "from waves import waves as _\n")
+    monkeypatch.chdir(data)
+
+    def names() -> dict[Choice, str]:
+        for module in ("stripes", "posterize", "linear", "waves", "deeper", "deeper.waves"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        bench = bench_of(data, grid_of(data, *OF_A_USER))
+        return {choice: bench.name(choice) for choice in bench.grid.cells()}
+
+    before = names()
+    path = data / f"{changed.replace('.', '/')}.py"
+    path.write_text(path.read_text() + "# changed\n")
+    after = names()
+    assert {choice for choice, name in before.items() if after[choice] != name} == set(filter(affected, before))

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from eclipse.attacks.crafting.surrogate import new_surrogate
-from eclipse.classifiers.classifier import Classifier
+from eclipse.classifiers.classifier import CLASSIFIERS, Classifier
 from eclipse.data.imageset import ImageSet
 from eclipse.errors import EclipseError
 from eclipse.runs.state import Work
@@ -64,6 +64,10 @@ class Attack(ABC):
         """The untrained surrogate for this set, to measure its speed; None where there is none."""
         return None
 
+    def surrogate_code(self) -> dict[str, str]:
+        """What tells a surrogate of others from another version of it; empty where there is none, or it is ours."""
+        return {}
+
     def passes(self) -> float:
         """How many forward and backward passes of the surrogate the crafting takes for each image, at most."""
         return 0.0
@@ -81,6 +85,10 @@ class SurrogateAttack(Attack):
     def surrogate(self, clean: ImageSet, work: Work) -> Classifier:
         """The untrained surrogate."""
         return new_surrogate(self.arch, clean, work)
+
+    def surrogate_code(self) -> dict[str, str]:
+        """That of the network."""
+        return {f"arch {word}": value for word, value in CLASSIFIERS.code(self.arch).items()}
 
 
 def check_radius(attack: str, radius: float) -> None:

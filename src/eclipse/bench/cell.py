@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from eclipse.attacks import ATTACKS
+from eclipse.attacks.attack import Attack
 from eclipse.bench import result
 from eclipse.bench.cache import Cache, Kept, key
 from eclipse.bench.grid import Choice, Grid
@@ -178,7 +179,7 @@ class Bench:
         train, seed = self.sets["train"], self.grid.attacks.seed
         attacks = {name: self.grid.attack(name) for name in self.grid.attacks.names}
         fields: dict[str, Any] = {
-            name: None if attack is None else {"name": name, "seed": seed, **ATTACKS.code(name), **all_fields(attack)}
+            name: attack and {"name": name, "seed": seed, **_code(name, attack), **all_fields(attack)}
             for name, attack in attacks.items()
         }
         fields |= {name: {"imported": fingerprint} for name, fingerprint in self.imported.items()}
@@ -222,8 +223,8 @@ class Bench:
             told = {} if imported is None else {word: value for word, value in asdict(imported).items() if value}
             return result.Attack(name, fingerprint, fields=told)
         radius = attack.radius if math.isfinite(attack.radius) else None
-        code = ATTACKS.code(name).get("code")
-        return result.Attack(name, fingerprint, scale, seed, attack.norm, radius, all_fields(attack), code)
+        code = " ".join(_code(name, attack).values())
+        return result.Attack(name, fingerprint, scale, seed, attack.norm, radius, all_fields(attack), code or None)
 
     def _about_defense(self, name: str, defense: Defense) -> result.Defense:
         return result.Defense(
@@ -238,6 +239,11 @@ class Bench:
             cost=defense.cost(),
             **DEFENSES.code(name),
         )
+
+
+def _code(name: str, attack: Attack) -> dict[str, str]:
+    """What tells the code of others in an attack, its surrogate's included, from another version of it."""
+    return {**ATTACKS.code(name), **attack.surrogate_code()}
 
 
 def _seconds(poisoned: Kept, prepared: Kept, trained: Trained) -> Seconds:

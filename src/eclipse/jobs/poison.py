@@ -157,6 +157,7 @@ class Craft(Poison):
                 "name": self.name,
                 "scale": self.scale,
                 **ATTACKS.code(self.name),
+                **self.attack.surrogate_code(),
                 "norm": self.attack.norm,
                 "radius": fields["radius"],
                 "fields": fields,
