@@ -19,6 +19,7 @@ from eclipse.attacks import make_attack
 from eclipse.data.imageset import ImageSet
 from eclipse.jobs import demo
 from eclipse.jobs.demo import Split, read_folder, tell_story, write_folder
+from eclipse.runs.files import locked
 from eclipse.runs.manifest import versions
 
 
@@ -154,7 +155,10 @@ def test_the_picture_shows_the_same_images_in_five_rows(tmp_path: Path, watch: C
 def test_the_story_is_told_of_the_users_data(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "OWN_DATA", QUICK)
     write_folder(labelled(210), tmp_path / "data")
-    said = command("demo", "--data", tmp_path / "data", "--out", tmp_path / "out", "--attack", "ar")
+    write_folder(labelled(1, side=24), tmp_path / "data")
+    options = ("demo", "--data", tmp_path / "data", "--out", tmp_path / "out", "--attack", "ar")
+    assert "expected one size for the demo: name it, such as --resize 64" in refusal(command(*options))
+    said = command(*options, "--resize", 16)
     assert said.code == 0, said
     printed = [float(number) for number in re.findall(r": +(\d+\.\d)%", said.out)]
     recorded = numbers(tmp_path / "out")
@@ -184,6 +188,8 @@ def test_an_interrupted_demo_says_that_the_same_command_begins_anew_and_it_does(
     assert said.code == 130 and said.err.endswith("eclipse: interrupted; the same command begins anew\n"), said
     (out / "notes.txt").write_text("mine")
     (out / "clean" / "0" / "999999.png").write_bytes(b"of an earlier state")
+    with locked(out / ".unfinished", out):
+        assert "another process is working on" in refusal(command(*options))
     watch(0.5, 0.5, 0.5)
     assert command(*options).code == 0
     assert (out / "notes.txt").read_text() == "mine" and not (out / "clean" / "0" / "999999.png").exists()

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from eclipse.cli.command import Resize
+
 HELP = """Show the whole story: poison a data set, train on it, purify it, train again.
 
 Without --data it draws the handwritten digits of scikit-learn on its photographs; nothing is downloaded. Every number
@@ -15,6 +17,7 @@ that it prints is measured in this run.
 def demo(
     out: Annotated[Path, typer.Option(help="folder for data sets, picture and numbers")] = Path("demo-output"),
     data: Annotated[str | None, typer.Option(help="your own labelled data set, images of one size")] = None,
+    resize: Resize = None,
     attack: Annotated[str, typer.Option(help="a name from 'eclipse attacks'; at scale small")] = "lsp",
     seed: Annotated[int, typer.Option(min=0, help="decides split, poison, victim and purification")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
@@ -26,7 +29,11 @@ def demo(
     from eclipse.jobs import demo as story
 
     make_attack(attack, scale="small")
-    parts = story.digits(seed) if data is None else story.split(load_imageset(open_source(data), "the demo"), seed)
+    if data is None:
+        parts = story.digits(seed)
+    else:
+        images = load_imageset(open_source(data, side=resize), "the demo", "name it, such as --resize 64")
+        parts = story.split(images, seed)
     setting = story.DIGITS if data is None else story.OWN_DATA
     with Show() as show:
         told = story.tell_story(

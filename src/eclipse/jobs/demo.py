@@ -3,7 +3,8 @@
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,11 @@ from eclipse.errors import EclipseError, require
 from eclipse.jobs.job import Tell, carry_out
 from eclipse.jobs.purify import purify_job
 from eclipse.purification.compensation import Compensate
-from eclipse.runs.files import remove, write_json
+from eclipse.runs.files import locked, remove, write_json
 from eclipse.runs.manifest import command, versions
 
 _UNFINISHED = ".unfinished"
-_MADE = (_UNFINISHED, "clean", "trusted", "poisoned", "purified", "purified.run.json", "picture.png", "demo.json")
+_MADE = ("clean", "trusted", "poisoned", "purified", "purified.run.json", "picture.png", "demo.json")
 _BESIDE = (".purified", ".demo.json")  # hidden files of what is not finished
 
 TRUSTED, TEST = 0.1, 0.25  # shares of the data; a small set needs more trusted images than the paper's 4%
@@ -162,59 +163,62 @@ def tell_story(
         tell: called with the progress of the purification.
     """
     _check(parts, out)
-    _begin(out)
     where, clock = resolve_device(device), _Clock()
-    poisoned = make_attack(attack, scale="small").poison(parts.train, seed=seed, device=where)
-    for name, images in (("clean", parts.train), ("trusted", parts.trusted), ("poisoned", poisoned)):
-        write_folder(images, out / name)
-    say(f"{len(parts.train)} training images poisoned with {attack.upper()}: {out / 'poisoned'}")
-    clock.lap("poison")
+    with _begun(out):
+        poisoned = make_attack(attack, scale="small").poison(parts.train, seed=seed, device=where)
+        for name, images in (("clean", parts.train), ("trusted", parts.trusted), ("poisoned", poisoned)):
+            write_folder(images, out / name)
+        say(f"{len(parts.train)} training images poisoned with {attack.upper()}: {out / 'poisoned'}")
+        clock.lap("poison")
 
-    clean_accuracy = _victim(parts.train, parts.test, setting, seed, where)
-    say(f"trained on clean data:     {clean_accuracy:6.1%} of {len(parts.test)} test images right")
-    poisoned_accuracy = _victim(poisoned, parts.test, setting, seed, where)
-    say(f"trained on poisoned data:  {poisoned_accuracy:6.1%}")
-    clock.lap("victims")
+        clean_accuracy = _victim(parts.train, parts.test, setting, seed, where)
+        say(f"trained on clean data:     {clean_accuracy:6.1%} of {len(parts.test)} test images right")
+        poisoned_accuracy = _victim(poisoned, parts.test, setting, seed, where)
+        say(f"trained on poisoned data:  {poisoned_accuracy:6.1%}")
+        clock.lap("victims")
 
-    job = purify_job(
-        str(out / "poisoned"),
-        out / "purified",
-        trusted=str(out / "trusted"),
-        seed=seed,
-        device=device,
-        iterations=setting.iterations,
-    )
-    carry_out(job, tell)
-    clock.lap("purification, denoiser training included")
-    purified = read_folder(out / "purified", parts.train)
-    purified_accuracy = _victim(purified, parts.test, setting, seed, where, Compensate(FAST.p, FAST.noise, FAST.q))
-    clock.lap("victim on purified data")
+        job = purify_job(
+            str(out / "poisoned"),
+            out / "purified",
+            trusted=str(out / "trusted"),
+            seed=seed,
+            device=device,
+            iterations=setting.iterations,
+        )
+        carry_out(job, tell)
+        clock.lap("purification, denoiser training included")
+        purified = read_folder(out / "purified", parts.train)
+        purified_accuracy = _victim(purified, parts.test, setting, seed, where, Compensate(FAST.p, FAST.noise, FAST.q))
+        clock.lap("victim on purified data")
 
-    picture = out / "picture.png"
-    _draw(parts.train, poisoned, purified, picture)
-    story = Story(clean_accuracy, poisoned_accuracy, purified_accuracy, clock.laps, picture)
-    say(f"purified + compensated:    {purified_accuracy:6.1%}   ({_recovery(story)})")
-    _record(story, attack, seed, len(parts.train), out)
-    (out / _UNFINISHED).unlink()
-    return story
+        picture = out / "picture.png"
+        _draw(parts.train, poisoned, purified, picture)
+        story = Story(clean_accuracy, poisoned_accuracy, purified_accuracy, clock.laps, picture)
+        say(f"purified + compensated:    {purified_accuracy:6.1%}   ({_recovery(story)})")
+        _record(story, attack, seed, len(parts.train), out)
+        return story
 
 
 def _check(parts: Split, out: Path) -> None:
     """Refuse what the story would stop at halfway."""
-    if out.exists() and any(out.iterdir()) and not (out / _UNFINISHED).is_file():
+    if out.exists() and any(out.iterdir()) and not (out / _UNFINISHED).is_dir():
         raise EclipseError(f"{out} is not empty; give the demo a new folder with --out, or delete it")
     height, width = parts.train.images.shape[2:]
     if min(height, width) < SMALLEST:
         raise EclipseError(f"images of {height}x{width}; the demo's network takes {SMALLEST}x{SMALLEST} and up")
 
 
-def _begin(out: Path) -> None:
-    """Mark the folder as that of an unfinished demo; what an interrupted one has left there is removed."""
-    out.mkdir(parents=True, exist_ok=True)
-    for path in list(out.iterdir()):
-        if path.name in _MADE[1:] or path.name.startswith(_BESIDE):
-            remove(path)
-    (out / _UNFINISHED).touch()
+@contextmanager
+def _begun(out: Path) -> Iterator[None]:
+    """Lock and mark the folder of an unfinished demo; what an interrupted one has left there is removed."""
+    mark = out / _UNFINISHED / "demo"
+    with locked(mark.parent, out):
+        for path in list(out.iterdir()):
+            if path.name in _MADE or path.name.startswith(_BESIDE):
+                remove(path)
+        mark.touch()
+        yield
+        mark.unlink()
 
 
 def _recovery(story: Story) -> str:
