@@ -30,7 +30,7 @@ def read_annotations(path: Path) -> dict[str, str]:
         EclipseError: it is no such table, or an image is of two classes.
     """
     with reading(path, "lines of a name, a tab and a class"):
-        lines = read_bounded(path).decode().splitlines()
+        lines = read_bounded(path).decode().split("\n")
     found: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         name, _, rest = line.partition("\t")
