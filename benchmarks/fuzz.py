@@ -49,12 +49,16 @@ from eclipse.diffusion.denoiser import DenoiserConfig, build_denoiser
 from eclipse.diffusion.improved_diffusion import import_checkpoint
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.errors import EclipseError
+from eclipse.purification.shards import Item, Shards, checksum, digest_of
 from eclipse.report.grid import write_report
 from eclipse.runs.files import write_json
 from eclipse.runs.manifest import check_same_settings, flat, read_kept, read_manifest, run_json, versions
 from eclipse.runs.state import State
 
 ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT.parent / "tests"))
+from kit.reference_unet import Weights, improved_unet  # noqa: E402
+
 SECONDS, MEMORY = 5, 2**30
 RIGHT = ("read", "refused")
 
@@ -183,14 +187,36 @@ def read_denoiser(root: Path) -> None:
 
 
 def make_checkpoint(root: Path) -> None:
-    """Names of a state dict, some of which an import looks for."""
-    tensors = {"input_blocks.0.0.weight": torch.zeros(32, 3, 3, 3), "out.2.weight": torch.zeros(3, 32, 3, 3)}
-    torch.save(tensors | {"input_blocks.1.0.in_layers.2.weight": torch.zeros(32, 32, 3, 3)}, root / "in.pt")
+    """A whole checkpoint of a small network, in improved-diffusion's names."""
+    weights = Weights()
+    options = {"multipliers": [1, 1], "blocks": 1, "attention": [1], "heads": 4, "in_channels": 3, "out_channels": 6}
+    improved_unet(weights, torch.zeros(1, 3, 8, 8), torch.zeros(1), channels=32, **options)
+    torch.save(dict(weights), root / "in.pt")
+    read_checkpoint(root)  # here, since diffusers opens a socket when it is imported
 
 
 def read_checkpoint(root: Path) -> None:
     """Import a checkpoint."""
     import_checkpoint(root / "in.pt")
+
+
+def make_shards(root: Path) -> None:
+    """Finished rows of an unfinished purification, and the set that they are of."""
+    make_npz(root)
+    (root / "in.npz").rename(root / "clean.npz")
+    (root / "in").mkdir()
+    shards = Shards(root / "in", "0")
+    rows = list(open_source(root / "clean.npz").rows())
+    for part in (rows[:4], rows[4:]):
+        shards.add([Item(row.id, row.name, digest_of(row), row.picture()) for row in part])
+
+
+def read_shards(root: Path) -> None:
+    """Go on with them, and put the output together."""
+    source = open_source(root / "clean.npz")
+    shards = Shards(root / "in", "0")
+    shards.check(source, skip_bad=True)
+    write_output(source, shards.pictures(source), root / "out" / "out.npz", None, frozenset(shards.skipped()))
 
 
 def make_state(root: Path) -> None:
@@ -269,6 +295,7 @@ READERS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
     "pickle": (make_pickle, read_set),
     "denoiser": (make_denoiser, read_denoiser),
     "checkpoint": (make_checkpoint, read_checkpoint),
+    "shards": (make_shards, read_shards),
     "state": (make_state, read_state),
     "grid": (make_grid, read_the_grid),
     "cells": (make_cells, read_cells),
@@ -354,6 +381,8 @@ def damage(reader: str, root: Path, draw: random.Random) -> None:
     data = damaged(path.read_bytes(), draw)
     if behind and path.suffix == ".tar":
         data = _with_checksums(data)
+    if behind and reader == "shards":
+        data = data[:-16] + checksum(data[:-16])
     path.write_bytes(data)
     if reader == "denoiser" and path.name == WEIGHTS and behind:
         config = json.loads((root / "in" / CONFIG).read_bytes())

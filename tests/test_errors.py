@@ -3,10 +3,11 @@
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from kit.tiny import one_sentence
 
-from eclipse.errors import EclipseError, escaped, reading
+from eclipse.errors import EclipseError, escaped, is_utf8, reading
 
 OF_CONTENT = [
     ValueError("wrong\nindeed"),
@@ -49,3 +50,8 @@ def test_what_says_enough_by_itself_passes(error: BaseException) -> None:
 )
 def test_text_for_people_cannot_steer_a_terminal(text: str, shown: str) -> None:
     assert escaped(text) == shown
+
+
+def test_text_of_an_array_may_hold_numbers_of_no_character() -> None:
+    odd = str(np.array([0x7FFFFFFF, 97], np.uint32).view("U2")[0])
+    assert is_utf8("Grüße 🐈") and not is_utf8(odd) and not is_utf8("\udcff")

@@ -56,10 +56,13 @@ def escaped(text: str) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether text can be written as UTF-8; what Python makes of other bytes in the names of files cannot."""
+    """Whether text can be written as UTF-8 and read again.
+
+    What Python makes of other bytes in the names of files cannot, nor can NumPy's text with numbers of no character.
+    """
     try:
-        text.encode()
-    except UnicodeEncodeError:
+        text.encode().decode()
+    except UnicodeError:
         return False
     return True
 

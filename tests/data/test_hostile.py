@@ -380,6 +380,14 @@ def test_class_names_that_are_not_utf8_are_refused(names: bytes, tmp_path: Path)
         open_source(tmp_path)
 
 
+def test_class_names_of_no_characters_are_refused(tmp_path: Path) -> None:
+    names = np.array([2**31 - 1, 97], np.uint32).view("U2")
+    np.savez(tmp_path / "x.npz", images=np.zeros((1, 4, 4), np.uint8), labels=[0], class_names=names)
+    with pytest.raises(EclipseError, match=r"'class_names' in .*x\.npz holds text that is not UTF-8") as caught:
+        open_source(tmp_path / "x.npz")
+    assert_one_sentence(caught.value)
+
+
 @pytest.mark.parametrize("shape", ["(9999999999999999999, 3, 8)", "(-1, 8, 8)", "(True, 8, 8)", "(1, 8, 8", "(1.5, 8)"])
 def test_an_array_header_that_cannot_be_is_refused(shape: str, tmp_path: Path) -> None:
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode()
@@ -458,6 +466,22 @@ def test_text_that_is_not_utf8_is_refused(layout: str, column: str, tmp_path: Pa
     with pytest.raises(EclipseError, match=r"cannot be read as a table .*; expected a complete") as caught:
         source = open_source(path)
         assemble(source, same(source), tmp_path / "out.parquet", "parquet", frozenset())
+    assert_one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("name", [b"path", b"image", b"other"])
+def test_names_of_columns_that_are_no_text_are_refused(name: bytes, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    image = pa.array([{"bytes": png(), "path": "a.png"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    table = pa.table({"image": image, "other": [0]})
+    with pa.OSFile(str(tmp_path / "in" / "x.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    written = (tmp_path / "in" / "x.arrow").read_bytes()
+    (tmp_path / "in" / "x.arrow").write_bytes(written.replace(name, b"\xf1" + name[1:]))
+    (tmp_path / "in" / "state.json").write_text('{"_data_files": [{"filename": "x.arrow"}]}')
+    (tmp_path / "in" / "dataset_info.json").write_text("{}")
+    with pytest.raises(EclipseError, match=r"x\.arrow cannot be read as a table .*'utf-8' codec") as caught:
+        open_source(tmp_path / "in")
     assert_one_sentence(caught.value)
 
 
@@ -570,8 +594,8 @@ def test_table_and_shard_folders_follow_no_link_out_either(tmp_path: Path) -> No
         shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("name", ["../secret.arrow", "/etc/passwd", "", "..", None, "missing.arrow"])
-def test_a_saved_dataset_names_no_file_outside(name: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["../secret.arrow", "/etc/passwd", "", "..", None, "missing.arrow", {}, ["x.arrow"]])
+def test_a_saved_dataset_names_no_file_outside(name: object, tmp_path: Path) -> None:
     root = tmp_path / "in"
     root.mkdir()
     (tmp_path / "secret.arrow").write_bytes(b"")

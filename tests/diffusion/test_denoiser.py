@@ -289,6 +289,7 @@ def without(name: str) -> Callable[[Path], object]:
         (lambda d: (d / "config.json").write_bytes(b"\xff\xfe"), "config.json is not the config of a denoiser"),
         (lambda d: (d / "config.json").write_text("[]"), "config.json is not the config of a denoiser"),
         (without("t_max"), "config.json is not the config of a denoiser .*it has no 't_max'"),
+        *((edit(image_size=size), f"image size {size}; expected 1 to 8192") for size in (10**30, -1, 0)),
         (edit(t_max="many"), "config.json is not the config of a denoiser .*'t_max' is 'many'"),
         (edit(schedule={"name": "cosine", "S": 1}), "config.json is not the config of a denoiser"),
         (edit(architecture="os:system"), "unknown architecture 'os:system'"),
@@ -395,6 +396,12 @@ def put(name: str, *shape: int, value: float = 0.0) -> Callable[[dict[str, Tenso
     return lambda tensors: tensors | {name: torch.full(shape, value)}
 
 
+def wide(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Few values, of a network of petabytes."""
+    empty = {f"input_blocks.{row}.0.in_layers.2.weight": torch.zeros(32 * 10**6, 0, 1, 1) for row in (1, 3, 5, 7)}
+    return tensors | empty
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -405,6 +412,8 @@ def put(name: str, *shape: int, value: float = 0.0) -> Callable[[dict[str, Tenso
         (put("label_emb.weight", 10, 128), "it has an unknown tensor 'label_emb.weight'"),
         (put("middle_block.1.qkv.weight", 190, 64, 1), "'middle_block.1.qkv.weight' has the wrong shape"),
         (put("input_blocks.1.0.emb_layers.1.weight", 32, 128), "'input_blocks.1.0.emb_layers.1.weight' has the wrong"),
+        (put("input_blocks.0.0.weight", 0, 3, 3, 3), "its first convolution is empty"),
+        (wide, "'conv_in.*' has the wrong shape"),
         (put("out.2.weight", 5, 32, 3, 3), "it gives 5 channels for 3"),
         (put("out.0.bias", 32, value=math.inf), "'out.0.bias' has the wrong shape or values that are not finite"),
         (lambda tensors: {"state_dict": tensors}, "it holds something else than named tensors"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
 import pytest
 import torch
 from kit.commands import Command, refusal, write_images
@@ -181,13 +182,33 @@ def test_a_missing_package_is_told_before_any_work(
     assert "needs the package 'diffusers', which is not installed" in refusal(command(*asked))
 
 
+def flipped(data: bytes) -> bytes:
+    """One bit of a pixel is another."""
+    place = data.index(b"IDAT") + 60
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def foreign(data: bytes) -> bytes:
+    """A table of other columns, of which all bytes are there."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, pa.schema([("id", pa.string())])):
+        pass
+    table = sink.getvalue().to_pybytes()
+    return table + shards.checksum(table)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: b"", flipped, foreign])
 def test_damaged_rows_are_one_sentence(
-    tmp_path: Path, command: Command, denoiser_folder: Path, monkeypatch: pytest.MonkeyPatch
+    damage: Callable[[bytes], bytes],
+    tmp_path: Path,
+    command: Command,
+    denoiser_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = ("purify", write_images(tmp_path / "images", 4), "--denoiser", denoiser_folder, "--out", tmp_path / "out")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(shards.Shards, "pictures", killing(lambda self, source: None))
         command(*asked)
     (shard,) = (tmp_path / ".out.purifying").glob("shard-*")
-    shard.write_bytes(shard.read_bytes()[:100])
-    assert f"{shard} is damaged" in refusal(command(*asked))
+    shard.write_bytes(damage(shard.read_bytes()))
+    assert f"{shard} cannot be read as finished rows" in refusal(command(*asked))

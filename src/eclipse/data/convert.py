@@ -22,7 +22,7 @@ from eclipse.data.layouts.tree import place
 from eclipse.data.layouts.webdataset import NAMES_FILE, add_member
 from eclipse.data.picture import Pixels, decode
 from eclipse.data.store import Replacements, Row, Source, folder_name
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, is_utf8
 
 _SHARD_ROWS = 1000
 _MOST_NAME_BYTES = 255  # of one name, on every common file system
@@ -85,10 +85,9 @@ def check_rows(source: Source, format: str) -> None:
 def _check_names(names: Sequence[str], format: str) -> None:
     """Refuse class names that do not survive a format."""
     for name in names:
-        is_utf8 = name == name.encode("utf-8", "replace").decode()
         broken = {
-            "folder": not is_utf8 or len(name.encode()) > _MOST_NAME_BYTES,
-            "webdataset": not is_utf8 or "\n" in name or "\r" in name,
+            "folder": not is_utf8(name) or len(name.encode()) > _MOST_NAME_BYTES,
+            "webdataset": not is_utf8(name) or "\n" in name or "\r" in name,
             "npz": name.endswith("\0"),
         }
         if broken.get(format):

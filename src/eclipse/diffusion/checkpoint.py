@@ -2,20 +2,17 @@
 
 import dataclasses
 import hashlib
-import itertools
 import json
-from collections.abc import Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch as st
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch import Tensor
 
-from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser
+from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser, build_of_shapes
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.errors import EclipseError, reading
 from eclipse.runs.files import parse_json, whole
@@ -50,38 +47,11 @@ def load_denoiser(folder: Path, device: torch.device | str = "cpu") -> Denoiser:
     with reading(folder, "a denoiser", REMEDY):
         config, checksum = _read_config(folder)
         tensors = _read_weights(folder / WEIGHTS, checksum)
-        try:
-            with torch.device("meta"), _no_more_parameters(tensors, folder):  # shapes alone, until these fit
-                planned = build_denoiser(config)
-        except EclipseError:
-            raise
-        except Exception as error:  # whatever a network's constructor makes of options that are not its own
-            raise EclipseError(
-                f"{folder / CONFIG}: its options do not make a {config.architecture!r} network; {REMEDY}"
-            ) from error
+        planned = build_of_shapes(config, len(tensors), lambda why: EclipseError(f"{folder}: {why}; {REMEDY}"))
         _check_tensors(folder / WEIGHTS, tensors, planned.network.state_dict())
         denoiser = build_denoiser(config)
         denoiser.network.load_state_dict(tensors)
         return denoiser.to(device).eval().requires_grad_(False)
-
-
-@contextmanager
-def _no_more_parameters(tensors: Sized, folder: Path) -> Iterator[None]:
-    """Stop the making of a network of more parameters than there are tensors, which could go on for ever."""
-    made = itertools.count(1)
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        if next(made) > len(tensors):
-            raise EclipseError(
-                f"{folder / WEIGHTS} has no tensor for each parameter of the network in {CONFIG}, but {len(tensors)}; "
-                f"{REMEDY}"
-            )
-
-    handle = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def fingerprint_denoiser(denoiser: Denoiser) -> str:

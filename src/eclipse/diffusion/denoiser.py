@@ -1,11 +1,13 @@
 """The denoiser: a noise-predicting network together with the schedule that it was trained for."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.diffusion.tiling import in_tiles
@@ -26,6 +28,8 @@ The module it returns maps (x, time), time a float tensor (B,), to as many chann
 
 PACKAGES = {"unet": ("diffusers", "paper")}
 """What an architecture stands on beside torch: a package, and the extra that installs it."""
+
+_MOST_SIDE = 8192  # pixels, that of the largest images that are read
 
 
 class Prediction(NamedTuple):
@@ -78,6 +82,8 @@ class DenoiserConfig:
             raise unknown("architecture", self.architecture, ARCHITECTURES.names())
         if not 1 <= self.t_max <= self.schedule.T:
             raise EclipseError(f"t_max = {self.t_max}; expected 1 to the schedule's T = {self.schedule.T}")
+        if self.image_size is not None and not 1 <= self.image_size <= _MOST_SIDE:
+            raise EclipseError(f"image size {self.image_size}; expected 1 to {_MOST_SIDE} pixels, or none for any size")
 
     def check_package(self) -> None:
         """Refuse a network whose package is missing."""
@@ -143,12 +149,39 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
     return Denoiser(config, ARCHITECTURES.load(config.architecture)(config.options))
 
 
+def build_of_shapes(config: DenoiserConfig, most: int, refusal: Callable[[str], EclipseError]) -> Denoiser:
+    """Build a denoiser of shapes alone (torch's meta device), which takes no memory, whatever the config asks for.
+
+    Args:
+        config: of an unknown origin.
+        most: parameters that there are tensors for; the making of more could go on for ever.
+        refusal: words a reason, of more parameters or of options that are not of this network.
+    """
+    made = itertools.count(1)
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        if next(made) > most:
+            raise refusal(f"it has no tensor for each parameter of its {config.architecture!r} network")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            return build_denoiser(config)
+    except EclipseError:
+        raise
+    except Exception as error:
+        raise refusal(f"its options do not make a {config.architecture!r} network") from error
+    finally:
+        handle.remove()
+
+
 def check_color(denoiser: Denoiser) -> None:
     """Refuse a denoiser for images of another number of channels than three, tried on one of zeros."""
-    side = denoiser.config.image_size or 32
+    side = min(denoiser.config.image_size or 32, 256)  # a config can ask for a size that takes all memory
+    of_any_size = Denoiser(replace(denoiser.config, image_size=None), denoiser.network)
     try:
         with torch.no_grad():
-            denoiser(torch.zeros(1, 3, side, side), torch.zeros(1, dtype=torch.int64))
+            of_any_size(torch.zeros(1, 3, side, side), torch.zeros(1, dtype=torch.int64))
     except RuntimeError as error:  # what a layer says of a wrong shape
         reason = str(error).partition("\n")[0]
         raise EclipseError(

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser
+from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser, build_of_shapes
 from eclipse.diffusion.schedule import NoiseSchedule
 from eclipse.diffusion.unet import UNet
 from eclipse.errors import EclipseError
@@ -61,9 +61,11 @@ def import_checkpoint(
         preset="imported",
         trained={"checkpoint": path.name, "checkpoint_sha256": checksum},
     )
+    # Of their tensors, q, k and v are one.
+    planned = build_of_shapes(config, 3 * len(tensors), lambda why: _foreign(path, why))
+    weights = _translate(path, tensors, cast(UNet, planned.network).unet.state_dict(), options)
     denoiser = build_denoiser(config)
-    unet = cast(UNet, denoiser.network).unet
-    unet.load_state_dict(_translate(path, tensors, unet.state_dict(), options))
+    cast(UNet, denoiser.network).unet.load_state_dict(weights)
     return denoiser.eval().requires_grad_(False)
 
 
@@ -100,6 +102,8 @@ def _infer_options(path: Path, tensors: Mapping[str, Tensor], heads: int) -> dic
         if name not in tensors or tensors[name].dim() != 4:
             raise _foreign(path, f"it has no convolution {name!r}")
     channels, in_channels = tensors["input_blocks.0.0.weight"].shape[:2]
+    if not channels or not in_channels:
+        raise _foreign(path, "its first convolution is empty")
     out_channels = len(tensors["out.2.weight"])
     if out_channels not in (in_channels, 2 * in_channels):
         raise _foreign(path, f"it gives {out_channels} channels for {in_channels}")

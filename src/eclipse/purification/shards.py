@@ -16,12 +16,13 @@ import pyarrow.compute as pc
 
 from eclipse.data.picture import Picture, encode_png
 from eclipse.data.store import Row, Source
-from eclipse.errors import EclipseError
+from eclipse.errors import EclipseError, reading
 from eclipse.purification.room import Room
 from eclipse.runs.files import write_whole
 from eclipse.runs.manifest import check_same_settings
 
 SHARD_ROWS, SHARD_BYTES = 2048, 64 << 20  # whichever is reached first; what a kill can lose
+_SUM_BYTES = 16
 _SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -74,7 +75,7 @@ class Shards:
         self._schema = _SCHEMA.with_metadata({"denoiser": denoiser})
         self.files = sorted(folder.glob("shard-*.arrow"))
         self.rows = 0
-        for table in self._tables():
+        for table in self._tables(verified=True):
             self.rows += table.num_rows
             made = (table.schema.metadata or {}).get(b"denoiser", b"").decode()
             check_same_settings({"denoiser": made}, {"denoiser": denoiser}, folder)
@@ -99,7 +100,8 @@ class Shards:
         with pa.ipc.new_file(sink, self._schema) as writer:
             writer.write_batch(pa.record_batch(arrays, schema=self._schema))
         path = self.folder / f"shard-{len(self.files):06d}.arrow"
-        write_whole(path, sink.getvalue())
+        table = sink.getvalue()
+        write_whole(path, table.to_pybytes() + checksum(table))
         self.files.append(path)
 
     def pictures(self, source: Source) -> Iterator[tuple[str, bytes]]:
@@ -129,14 +131,30 @@ class Shards:
                 found[row["id"]] = row["name"], row["refused"]
         return found
 
-    def _tables(self) -> Iterator[pa.Table]:
+    def _tables(self, verified: bool = False) -> Iterator[pa.Table]:
         for path in self.files:
-            try:
-                with pa.memory_map(str(path)) as file:
-                    table = pa.ipc.open_file(file).read_all()
-            except pa.ArrowInvalid as error:
-                raise EclipseError(f"{path} is damaged ({error}); delete {self.folder} to begin anew") from error
+            with reading(path, "finished rows", f"delete {self.folder} to begin anew"):
+                table = _read_table(path, verified)
             yield table
+
+
+def _read_table(path: Path, verified: bool) -> pa.Table:
+    """Read a shard; ValueError or what Arrow raises for one that was not written here."""
+    with pa.memory_map(str(path)) as file:
+        content = file.read_buffer()
+    body = content.slice(0, max(len(content) - _SUM_BYTES, 0))
+    if verified and checksum(body) != content.slice(len(body)).to_pybytes():
+        raise ValueError("its bytes are not those that were written")
+    table = pa.ipc.open_file(body).read_all()
+    table.validate(full=True)
+    if not table.schema.equals(_SCHEMA):
+        raise ValueError("it has other columns")
+    return table
+
+
+def checksum(data: Any) -> bytes:
+    """What stands behind the table in a file: a digest of all before it, which tells damaged images from made ones."""
+    return hashlib.blake2b(data, digest_size=_SUM_BYTES).digest()
 
 
 class Writer:

@@ -67,7 +67,11 @@ def is_json(kind: Any) -> bool:
 
 
 def plain_schema(schema: Any) -> Any:
-    """The schema without view types, of which pyarrow can read and write but not select the rows."""
+    """The schema without view types, of which pyarrow can read and write but not select the rows.
+
+    Raises:
+        UnicodeDecodeError: a name is no text.
+    """
     for i, field in enumerate(schema):
         if (kind := _plain(field.type)) != field.type:
             schema = schema.set(i, field.with_type(kind))
@@ -76,7 +80,8 @@ def plain_schema(schema: Any) -> Any:
 
 def _plain(kind: Any) -> Any:
     if pa.types.is_struct(kind):
-        return pa.struct([kind.field(i).with_type(_plain(kind.field(i).type)) for i in range(kind.num_fields)])
+        fields = [kind.field(i) for i in range(kind.num_fields)]
+        return pa.struct([pa.field(f.name, _plain(f.type), f.nullable, f.metadata) for f in fields])
     for is_list, of in ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list)):
         if is_list(kind):
             return of(kind.value_field.with_type(_plain(kind.value_type)))

@@ -328,7 +328,7 @@ def _read_state(root: Path) -> dict[str, Any]:
         ) from error
     present = {path.name for path in top_files(root)}
     for name in names:
-        if name not in present:
+        if not isinstance(name, str) or name not in present:
             raise EclipseError(f"{root / 'state.json'} names the file {name!r}; expected a file in the same folder")
     if not names:
         raise EclipseError(f"{root} has no rows; expected at least one image")
