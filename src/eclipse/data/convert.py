@@ -1,6 +1,7 @@
-"""Write a data set in another layout than its own: images, order and labels go along, and the columns of tables.
+"""Write a data set in another layout than its own: images, order and labels go along, and the fields of the rows.
 
-Other files of a folder, other members of shards and other arrays of an archive stay behind.
+Fields are columns of a table, captions and JSON in shards, metadata of a folder, arrays of an archive with an entry for
+each image. Other files, members and arrays stay behind.
 """
 
 import json
@@ -8,7 +9,7 @@ import os
 import tarfile
 import unicodedata
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
@@ -31,13 +32,24 @@ _BATCH_ROWS = 64
 Renewed = tuple[Row, bytes, Mapping[str, Any]]
 
 
-def renewed(source: Source, new: Replacements) -> Iterator[Renewed]:
-    """Yield each row that stays, its new PNG, and its other columns."""
+def carried(source: Source, format: str) -> Mapping[str, Any]:
+    """The fields of the rows that a format can hold, and their Arrow types."""
+    from eclipse.data.fields import is_taken
+    from eclipse.data.layouts.table import TableStore
+
+    if isinstance(source.store, TableStore):  # what has no place was refused
+        return {name: source.store.schema.field(name).type for name in source.store.other_columns}
+    free = {name: field for name, field in source.fields.items() if not is_taken(format, name, source.has_labels)}
+    return {name: field.kind for name, field in free.items() if field.fits(format, name)}
+
+
+def renewed(source: Source, new: Replacements, fields: Collection[str]) -> Iterator[Renewed]:
+    """Yield each row that stays, its new PNG, and what it tells in these fields."""
     others = source.store.others(source.span.start, source.span.stop)
     for row, other in zip(source.labelled(), others, strict=True):
         png = new.take(row.id)
         if png is not None:
-            yield row, png, other
+            yield row, png, {name: value for name, value in other.items() if name in fields}
 
 
 def class_folders(source: Source) -> tuple[str, ...] | None:
@@ -110,21 +122,25 @@ def _check_key(row: Row, format: str, folder: str, taken: dict[str, str]) -> Non
 
 
 def to_folder(source: Source, target: Path, new: Replacements) -> None:
-    """Write ``CLASS/ID.png``, or ``ID.png`` without labels; other columns go to metadata.jsonl, one line an image."""
+    """Write ``CLASS/ID.png``, or ``ID.png`` without labels; what else a row tells goes to metadata.jsonl."""
     target.mkdir()
     folders = class_folders(source)
     with ExitStack() as stack:
         lines = None
-        for row, png, other in renewed(source, new):
+        for row, png, other in renewed(source, new, carried(source, "folder")):
             name = _file_name(row.id)
             label = _class_of(row, folders)
             path = name if label is None else f"{label}/{name}"
             with open(place(target, path), "xb") as file:
                 file.write(png)
             if other:
-                lines = lines or stack.enter_context(open(target / "metadata.jsonl", "w", encoding="utf-8"))
+                lines = lines or stack.enter_context(open(target / "metadata.jsonl", "wb"))
                 known = {"file_name": path} if label is None else {"file_name": path, "label": label}
-                lines.write(json.dumps({**other, **known}, ensure_ascii=False) + "\n")
+                lines.write(_json({**other, **known}) + b"\n")
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, ensure_ascii=False).encode(errors="backslashreplace")  # half a surrogate is an escape
 
 
 def rows_of_folder(folder: Source, source: Source) -> Iterator[Row] | None:
@@ -149,11 +165,11 @@ def _class_of(row: Row, folders: tuple[str, ...] | None) -> str | None:
 
 
 def to_webdataset(source: Source, target: Path, new: Replacements) -> None:
-    """Write shards of 1000 rows with ``KEY.png``, ``KEY.cls`` and, for other columns, ``KEY.json``."""
+    """Write shards of 1000 rows with ``KEY.png``, ``KEY.cls`` and, for what else it tells, ``KEY.json``."""
     target.mkdir()
     if source.class_names is not None:
         (target / NAMES_FILE).write_text("".join(f"{name}\n" for name in source.class_names), encoding="utf-8")
-    rows = renewed(source, new)
+    rows = renewed(source, new, carried(source, "webdataset"))
     for number, first in enumerate(rows):
         with tarfile.open(target / f"shard-{number:06d}.tar", "w") as tar:
             keys: set[str] = set()
@@ -177,11 +193,11 @@ def _add_sample(tar: tarfile.TarFile, key: str, row: Row, png: bytes, other: Map
     if row.label is not None:
         add_member(tar, f"{key}.cls", str(row.label).encode())
     if other:
-        add_member(tar, f"{key}.json", json.dumps(other, ensure_ascii=False).encode())
+        add_member(tar, f"{key}.json", _json(other))
 
 
 def to_parquet(source: Source, target: Path, new: Replacements) -> None:
-    """Write one Parquet file: all columns of a table, or else ``image`` and ``label`` as ``datasets`` has them."""
+    """Write one Parquet file: all columns of a table, or else ``image``, ``label`` and the fields of the rows."""
     from eclipse.data.layouts.columns import image_batch, image_schema
     from eclipse.data.layouts.table import TableStore
     from eclipse.data.layouts.table_files import PARQUET, write_batches
@@ -189,14 +205,18 @@ def to_parquet(source: Source, target: Path, new: Replacements) -> None:
     if isinstance(source.store, TableStore):
         source.store.write_table(PARQUET, target, source.span, new)
         return
-    schema = image_schema(source.class_names, source.has_labels)
-    rows = ((row.label, png, png_path(row.id)) for row, png, _ in renewed(source, new))
+    others = carried(source, "parquet")
+    schema = image_schema(source.class_names, source.has_labels, others)
+    rows = (
+        (png, png_path(row.id), {**other, "label": row.label} if source.has_labels else other)
+        for row, png, other in renewed(source, new, others)
+    )
     batches = iter(lambda: list(islice(rows, _BATCH_ROWS)), [])
     write_batches(PARQUET, target, schema, "image", (image_batch(schema, batch) for batch in batches))
 
 
 def to_npz(source: Source, target: Path, new: Replacements) -> None:
-    """Write ``images`` (N, H, W, 3), ``labels``, ``class_names`` and the other columns of a table as arrays."""
+    """Write ``images`` (N, H, W, 3), ``labels``, ``class_names`` and the fields of the rows as arrays."""
     columns: dict[str, list[Any]] = {}
     with zipfile.ZipFile(target, "w") as archive:
         with open_member(archive, "images.npy") as file:
@@ -211,9 +231,9 @@ def to_npz(source: Source, target: Path, new: Replacements) -> None:
 
 
 def _of_one_size(source: Source, new: Replacements, columns: dict[str, list[Any]]) -> Iterator[Pixels]:
-    """Yield the pixels (H, W, 3) of each row, and gather its label and other columns."""
+    """Yield the pixels (H, W, 3) of each row, and gather its label and fields."""
     shape: tuple[int, ...] = ()
-    for row, png, other in renewed(source, new):
+    for row, png, other in renewed(source, new, carried(source, "npz")):
         picture = decode(png, row.name)
         pixels = picture.rgb.transpose(1, 2, 0)
         shape = shape or pixels.shape

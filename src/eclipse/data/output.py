@@ -9,7 +9,7 @@ from itertools import filterfalse, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from eclipse.data.convert import check_rows, to_folder, to_npz, to_parquet, to_webdataset
+from eclipse.data.convert import carried, check_rows, to_folder, to_npz, to_parquet, to_webdataset
 from eclipse.data.layouts.folder import FolderStore
 from eclipse.data.layouts.references import is_metadata
 from eclipse.data.store import Replacements, Source
@@ -98,8 +98,12 @@ def _copied_along(source: Source, format: str | None) -> Iterator[str]:
 def _left_behind(source: Source, format: str | None) -> Iterator[str]:
     if _keeps_layout(source, format):
         return
-    yield from source.store.beside()
-    if source.layout in _TABLES and format not in (None, "parquet"):
+    written = format or "parquet"
+    yield from getattr(source.store, "left_behind", source.store.beside)()
+    if source.layout not in _TABLES:
+        kept = carried(source, written)
+        yield from (f"field {name!r}" for name in source.fields if name not in kept)
+    elif written != "parquet":
         yield from cast("TableStore", source.store).own_metadata
     if format == "npz" and source.layout in ("folder", "webdataset"):
         yield "names of the images"

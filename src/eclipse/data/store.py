@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from eclipse.data.picture import Picture, Pixels, decode, from_array, resized
 from eclipse.errors import EclipseError
+
+if TYPE_CHECKING:
+    from eclipse.data.fields import Field
 
 _MOST_LABELS = 2**63  # every form holds labels as int64
 
@@ -106,10 +109,14 @@ class Store(Protocol):
         """Stream rows start to stop (exclusive) in order, in bounded memory, without decoding images."""
 
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
-        """Stream what these rows hold besides image and label, as columns of a table."""
+        """Stream what these rows tell besides image and label: values that JSON has, by the names of columns."""
 
     def beside(self) -> Iterator[str]:
-        """Name what is neither image nor label nor other column; `write` takes it along as it is."""
+        """Name what is neither image nor label nor column; `write` takes it along as it is.
+
+        What of it is in ``others`` all the same, since the layout has no columns, goes along to other layouts. A layout
+        that has such has a method ``left_behind``, too, which names the rest.
+        """
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Name every file that the rows come from."""
@@ -193,6 +200,13 @@ class Source:
                 f"{row.name} is of class {row.label}; expected {classes} from 0 on, or -1 for an image without a class"
             )
         return row
+
+    @cached_property
+    def fields(self) -> Mapping[str, "Field"]:
+        """What the rows tell beside image and label; all of them are gone through."""
+        from eclipse.data.fields import scan
+
+        return scan(self.store.others(self.span.start, self.span.stop), self.spec)
 
     def fingerprint(self) -> str:
         """SHA-256 over layout, slice, side, and names, sizes and times of the files, when it was first asked for."""

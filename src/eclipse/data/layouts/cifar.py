@@ -60,6 +60,11 @@ class Batch:
         """Whether Python 2 wrote it."""
         return all(key.kind == "old" for key, _ in self.entries.values())
 
+    def has_entries(self, name: str) -> bool:
+        """Whether there is a list of this name with one entry for each image."""
+        value = self.entries[name][1] if name in self.entries else None
+        return isinstance(value, list) and len(value) == len(self)
+
     def images(self, start: int, stop: int) -> Iterator[Pixels]:
         """Stream the images (3, 32, 32)."""
         array: ByteArray = self.entries["data"][1]
@@ -85,7 +90,7 @@ class Batch:
                 write_value(file, key)
                 if name == "data":
                     self._write_images(file, inside, new, first, len(kept))
-                elif isinstance(value, list) and len(value) == len(self):
+                elif self.has_entries(name):
                     write_value(file, [value[row] for row in kept])
                 else:
                     write_value(file, value)
@@ -152,13 +157,30 @@ class CifarStore:
                 yield Row(str(first + row), f"{batch.path.name} row {row}", batch.labels[row], b"")
 
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
-        """Nothing: other entries stay in their batch."""
-        return repeat({}, stop - start)
+        """What the batches have in further lists with an entry for each image, such as the names of files."""
+        fields = self._fields
+        for batch, _, inside in self._overlaps(start, stop):
+            for row in inside:
+                yield {name: _plain(batch.entries[name][1][row]) for name in fields}
+
+    @property
+    def _fields(self) -> list[str]:
+        """The names of these lists, which are in all batches."""
+        return [name for name in self._entries if all(batch.has_entries(name) for batch in self._batches)]
+
+    @property
+    def _entries(self) -> list[str]:
+        names = {name: None for batch in self._batches for name in batch.entries}
+        return [name for name in names if name not in ("data", *_LABELS)]
+
+    def left_behind(self) -> Iterator[str]:
+        """The other entries, which are not of each image, and the other files of the folder."""
+        fields = [f"entry {name!r}" for name in self._fields]
+        return (name for name in self.beside() if name not in fields)
 
     def beside(self) -> Iterator[str]:
         """The other entries of the batches, and the other files of the folder."""
-        entries = {name: None for batch in self._batches for name in batch.entries if name not in ("data", *_LABELS)}
-        yield from (f"entry {name!r}" for name in entries)
+        yield from (f"entry {name!r}" for name in self._entries)
         if self.is_folder:
             known = {batch.path.name for batch in self._batches} | {name for name, _ in _NAME_FILES}
             yield from (path for path in walk(self.root) if path not in known)
@@ -269,12 +291,17 @@ def _entries(value: Any, path: Path) -> dict[str, tuple[String, Any]]:
 
 
 def _is_flat(value: Any) -> bool:
-    return all(map(_is_plain, value)) if isinstance(value, list) else _is_plain(value)
+    return all(map(_is_simple, value)) if isinstance(value, list) else _is_simple(value)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_simple(value: Any) -> bool:
     is_short = isinstance(value, String) and value.value is not None
     return value is None or isinstance(value, int) or is_short
+
+
+def _plain(value: Any) -> Any:
+    """A value of a list as JSON has it."""
+    return value.text if isinstance(value, String) else value
 
 
 def _batch(value: Any, path: Path) -> Batch:

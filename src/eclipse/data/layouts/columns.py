@@ -134,17 +134,24 @@ def fitted(batch: Any, schema: Any) -> Any:
 
 
 def check_selectable(schema: Any, path: Path) -> None:
-    """Refuse, by name, a column of which single rows cannot be taken or written, tried on one that is empty."""
+    """Refuse, by name, a column that cannot be written again."""
     for field in schema:
-        one = pa.schema([field.with_nullable(True)])
-        try:
-            batch = pa.RecordBatch.from_arrays([pa.nulls(1, field.type)], schema=one).filter(pa.array([True]))
-            pq.write_table(pa.Table.from_batches([batch]), pa.BufferOutputStream())
-        except pa.ArrowException as error:
+        if not is_writable(field):
             raise EclipseError(
                 f"the column {field.name!r} of {path} is {field.type}, which cannot be written again; expected "
                 "numbers, text, bytes or lists of them: convert or remove it"
-            ) from error
+            )
+
+
+def is_writable(field: Any) -> bool:
+    """Whether single rows of a column can be taken and written to Parquet, tried on one that is empty."""
+    one = pa.schema([field.with_nullable(True)])
+    try:
+        batch = pa.RecordBatch.from_arrays([pa.nulls(1, field.type)], schema=one).filter(pa.array([True]))
+        pq.write_table(pa.Table.from_batches([batch]), pa.BufferOutputStream())
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def find_image_column(schema: Any, wanted: str | None, path: Path) -> str:
@@ -246,21 +253,26 @@ def _png_path(path: str | None) -> str | None:
     return os.path.splitext(os.path.basename(path) if os.path.isabs(path) else path)[0] + ".png"
 
 
-def image_schema(class_names: Sequence[str] | None, has_labels: bool) -> Any:
-    """The schema of columns ``image`` and ``label``, with the metadata by which ``datasets`` decodes them."""
+def image_schema(class_names: Sequence[str] | None, has_labels: bool, others: Mapping[str, Any]) -> Any:
+    """The schema of columns ``image`` and ``label``, with the metadata by which ``datasets`` decodes them.
+
+    Args:
+        class_names: of the labels, where they have names.
+        has_labels: whether there is a column ``label``.
+        others: the types of further columns by their names.
+    """
     features: dict[str, Any] = {"image": {"_type": "Image"}}
     fields = [pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))]
     if has_labels:
         fields.append(pa.field("label", pa.int64()))
         named = {"names": list(class_names), "_type": "ClassLabel"} if class_names else None
         features["label"] = named or {"dtype": "int64", "_type": "Value"}
+    fields += [pa.field(name, kind) for name, kind in others.items()]
     return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def image_batch(schema: Any, rows: Sequence[tuple[int | None, bytes, str]]) -> Any:
-    """Make a batch of that schema from (label, image, path)."""
-    images = [{"bytes": png, "path": path} for _, png, path in rows]
-    columns = [images, [label for label, _, _ in rows]]
-    return pa.RecordBatch.from_arrays(
-        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=False)], schema=schema
-    )
+def image_batch(schema: Any, rows: Sequence[tuple[bytes, str, Mapping[str, Any]]]) -> Any:
+    """Make a batch of that schema from (image, path, values of the other columns)."""
+    images = pa.array([{"bytes": png, "path": path} for png, path, _ in rows], schema.field(0).type)
+    others = [pa.array([values.get(field.name) for _, _, values in rows], field.type) for field in list(schema)[1:]]
+    return pa.RecordBatch.from_arrays([images, *others], schema=schema)

@@ -8,11 +8,11 @@ import posixpath
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from eclipse.data.layouts.references import check_metadata, is_metadata, mention, rewrite, samples
+from eclipse.data.layouts.references import check_metadata, entries, entry_at, is_metadata, mention, rewrite, samples
 from eclipse.data.layouts.tiny_imagenet import ANNOTATIONS, IMAGES, read_annotations
 from eclipse.data.layouts.tree import folders, place, refuse_splits, walk
 from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
@@ -143,8 +143,38 @@ class FolderStore:
             yield Row(path, str(self.root / path), self._label(path), b"")
 
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
-        """Nothing: the other files belong to the folder and not to a row."""
-        return repeat({}, stop - start)
+        """What metadata files tell of the images; a class is no field, which the folder tells."""
+        for id in islice(self.images(), start, stop):
+            file, offset = self._metadata[0].get(id, ("", 0))
+            told = entry_at(self.root / file, offset) if file else {}
+            label = self._label(id)
+            known = {"file_name": told.get("file_name"), "label": label if label is None else self.class_names[label]}
+            yield {name: value for name, value in told.items() if name not in known or value != known[name]}
+
+    @cached_property
+    def _metadata(self) -> tuple[Mapping[str, tuple[str, int]], frozenset[str]]:
+        """The file and the place in it of what is told of an image, by its id; the files whose entries are all used."""
+        places: dict[str, tuple[str, int]] = {}
+        used = set[str]()
+        for path in filter(is_metadata, walk(self.root)):
+            used.add(path)
+            for offset, entry in entries(self.root / path):
+                id = self._named(path.rpartition("/")[0], (entry or {}).get("file_name"))
+                if id is None or id in places:
+                    used.discard(path)
+                else:
+                    places[id] = path, offset
+        return places, frozenset(used)
+
+    def _named(self, folder: str, name: object) -> str | None:
+        """The id of an image that is named in a folder of the set; None where there is no such image."""
+        path = posixpath.normpath(posixpath.join(folder, name)) if isinstance(name, str) and "\0" not in name else ""
+        inside = path and not path.startswith(("/", ".."))
+        return path if inside and self._is_image(path) and os.path.isfile(self.root / path) else None
+
+    def left_behind(self) -> Iterator[str]:
+        """The files that are no images and no metadata that are all of images."""
+        return (path for path in self.beside() if path not in self._metadata[1])
 
     def beside(self) -> Iterator[str]:
         """The files that are no images."""
@@ -174,9 +204,8 @@ class FolderStore:
 
     def _new_name(self, target: Path, folder: str, name: str) -> str | None:
         """What an image that is named in a folder of the set is called now; see `references.NewName`."""
-        path = posixpath.normpath(posixpath.join(folder, name))
-        inside = not path.startswith(("/", ".."))
-        if not inside or not self._is_image(path) or not os.path.isfile(self.root / path):
+        path = self._named(folder, name)
+        if path is None:
             return name
         return png_path(name) if (target / png_path(path)).is_file() else None
 

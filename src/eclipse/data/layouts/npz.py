@@ -3,9 +3,8 @@
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +19,7 @@ _CHANNELS = (1, 3, 4)
 _NAMES = "class_names"  # the array that holds the class names, one string each
 _LABELS = ("labels", "label", "fine_labels", "fine_label", "targets", "target", "y")  # the array with the classes
 _BLOCK_BYTES = 2**22
+_FIELD_BYTES = 2**20  # of what a row has in another array
 _MOST_TEXT = 2**24  # bytes of an array of text
 
 
@@ -136,8 +136,31 @@ class ArrayStore:
             yield Row(str(row), f"{self.root.name} row {row}", label, b"")
 
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
-        """Nothing: other arrays stay in the archive."""
-        return repeat({}, stop - start)
+        """The entries of the arrays with one for each image."""
+        with _archive(self.root) as archive, ExitStack() as stack:
+            columns = {}
+            for name in self._fields:
+                file = stack.enter_context(archive.open(f"{name}.npy"))
+                columns[name] = _values(file, _read_header(file, name, self.root), name, start, stop, self.root)
+            for _ in range(start, stop):
+                yield {name: next(values) for name, values in columns.items()}
+
+    @property
+    def _fields(self) -> list[str]:
+        """The arrays with numbers or text for each image."""
+        return [
+            name
+            for name, header in self._headers.items()
+            if name not in ("images", self._label_array, _NAMES)
+            and header.shape[:1] == (len(self),)
+            and header.dtype.kind in "biufU"
+            and 0 < header.row_bytes <= _FIELD_BYTES
+        ]
+
+    def left_behind(self) -> Iterator[str]:
+        """The arrays of other shapes and types."""
+        fields = [f"array {name!r}" for name in self._fields]
+        return (array for array in self.beside() if array not in fields)
 
     def beside(self) -> Iterator[str]:
         """The other arrays."""
@@ -274,6 +297,15 @@ def _rows_between(file: IO[bytes], header: Header, start: int, stop: int, path: 
         if len(data) < size:
             raise EclipseError(f"{path} ends within row {row} of {header.shape[0]}; expected a complete archive")
         yield row, data
+
+
+def _values(file: IO[bytes], header: Header, name: str, start: int, stop: int, path: Path) -> Iterator[Any]:
+    """The entries of an array as Python has them."""
+    for row, data in _rows_between(file, header, start, stop, path):
+        value = np.frombuffer(data, header.dtype).reshape(header.shape[1:]).tolist()
+        if header.dtype.kind == "U" and not is_utf8(str(value)):
+            raise EclipseError(f"row {row} of {name!r} in {path} is text that is not UTF-8; expected text that is")
+        yield value
 
 
 def _copy_rows(old: IO[bytes], file: IO[bytes], header: Header, span: range, new: Replacements, path: Path) -> None:

@@ -4,11 +4,13 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 from eclipse.data.layouts.tiny_imagenet import is_table, rewrite_table
 from eclipse.errors import EclipseError
+from eclipse.runs.files import parse_json
 
 NewName = Callable[[str], str | None]
 """From a path of an image to its new one; other text stays as it is, and None stands for an image that is left out."""
@@ -22,6 +24,7 @@ _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _SEPARATORS = (re.compile(rb"[\s\"'/\\<>,;|=]+"), re.compile(rb"[\r\n\t\"'/\\<>,;|=]+"))  # names may have blanks
 _LINE_BYTES = 2**24
 _HEAD_BYTES = 2**20
+_END: Mapping[str, Any] = {"": None}  # what no entry is
 _FILES = 20  # of one folder and ending that are looked into: 100,000 captions are all alike
 
 
@@ -50,6 +53,54 @@ def rewrite(path: Path, target: Path, new_name: NewName) -> None:
                 out.write(new)
 
 
+def entries(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    """The place of each entry of a file of metadata, and what it tells by names; None for what cannot be read."""
+    with open(path, "rb") as file:
+        header = _header(file, path)
+        place = file.tell()
+        while (entry := _entry(file, header)) is not _END:
+            yield place, entry
+            place = file.tell()
+
+
+def entry_at(path: Path, place: int) -> Mapping[str, Any]:
+    """The entry at a place that ``entries`` has told."""
+    with open(path, "rb") as file:
+        header = _header(file, path)
+        file.seek(place)
+        return _entry(file, header) or {}
+
+
+def _header(file: IO[bytes], path: Path) -> list[str] | None:
+    """The names of the columns of a table, whose first line is read; None for JSON lines."""
+    if path.suffix != ".csv":
+        return None
+    try:
+        return [name.removeprefix("\ufeff") for name in _cells(file) or []]
+    except (csv.Error, UnicodeDecodeError):
+        return []
+
+
+def _entry(file: IO[bytes], header: list[str] | None) -> Mapping[str, Any] | None:
+    """Read on by one entry; ``_END`` at the end."""
+    try:
+        if header is not None:
+            cells = _cells(file)
+            return _END if cells is None else dict(zip(header, cells, strict=True))
+        lines = iter(lambda: file.readline(_LINE_BYTES), b"")
+        line = next((line for line in lines if line.strip()), None)
+        value = _END if line is None else parse_json(line)
+    except (csv.Error, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _cells(file: IO[bytes]) -> list[str] | None:
+    """Read a row of a table, of one line or more; None at the end."""
+    rows = csv.reader(line.decode() for line in iter(lambda: file.readline(_LINE_BYTES), b""))
+    return next((row for row in rows if row), None)
+
+
 def mention(path: Path, names: Collection[bytes]) -> bool:
     """Whether a file has one of these names in its first megabyte."""
     with open(path, "rb") as file:
@@ -73,7 +124,7 @@ def _renamed_line(line: bytes, new_name: NewName) -> bytes | None:
     def value(found: "re.Match[bytes]") -> bytes:
         nonlocal is_left_out
         try:
-            old = json.loads(found[0])
+            old = parse_json(found[0])
         except ValueError:
             return found[0]
         new = new_name(old)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from eclipse.data.fields import is_taken
 from eclipse.data.layouts.columns import (
     Columns,
     check_selectable,
@@ -37,11 +38,6 @@ from eclipse.data.picture import MAX_BYTES
 from eclipse.data.store import Replacements, Row, sorted_classes
 from eclipse.errors import EclipseError, reading, require
 from eclipse.runs.files import read_json
-
-_TAKEN = {
-    "npz": ("images", "labels", "class_names"),
-    "folder": ("file_name", "label"),
-}  # names that a format has itself
 
 _NO_BYTES = (
     "holds the path {} and no bytes; expected the image itself: embed the images in the table, or give the folder that "
@@ -191,8 +187,7 @@ class TableStore:
         """Refuse the other columns that have no place in JSON lines, or as arrays in an .npz archive."""
         for name in self.other_columns:
             kind = self.schema.field(name).type
-            taken = name in _TAKEN.get(format, ())
-            if taken or not (is_scalar(kind) if format == "npz" else is_json(kind)):
+            if is_taken(format, name, self.has_labels) or not (is_scalar(kind) if format == "npz" else is_json(kind)):
                 raise EclipseError(
                     f"the column {name!r} ({kind}) has no place in the format {format}; expected parquet: "
                     "choose --format parquet or remove the column"

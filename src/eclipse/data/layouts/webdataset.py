@@ -4,11 +4,10 @@ import io
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,9 +16,11 @@ from eclipse.data.layouts.tree import carry, fault_of, refuse_split_files, top_f
 from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
 from eclipse.data.store import Replacements, Row
 from eclipse.errors import EclipseError, reading
-from eclipse.runs.files import read_bounded
+from eclipse.runs.files import parse_json, read_bounded
 
 NAMES_FILE = "classnames.txt"
+_TEXTS = ("txt", "text", "caption", "cls")  # endings of members that are text
+_FIELD_BYTES = 2**20  # of a member that is a field of its row
 _CLASS_BYTES = 64  # of a .cls member: one integer
 _HEADER_BYTES = 2**20  # of one that extends the header of the next member: a long name, say
 _EXTENDED = (*tarfile.GNU_TYPES[:2], tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -103,22 +104,38 @@ class ShardStore:
         return Row(f"{shard.name}/{sample.key}", f"{shard.name}/{sample.image.name}", label, data)
 
     def others(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
-        """Nothing: the other members are files, not columns."""
-        return repeat({}, stop - start)
+        """Captions and other text by the endings of their members, and what JSON tells."""
+        for shard, inside in self._overlaps(start, stop):
+            with _opened(shard) as tar:
+                with_image = (sample for sample in _samples(tar, shard) if sample.image is not None)
+                for sample in islice(with_image, inside.start, inside.stop):
+                    yield _fields(tar, self._further(sample))[0]
 
-    @cached_property
-    def _kinds(self) -> Mapping[str, int]:
-        """How many members there are of each ending that are neither image nor class."""
+    def _further(self, sample: Sample) -> list[tarfile.TarInfo]:
+        """The members that are neither image nor class."""
+        known = (sample.image, sample.label if self.has_labels else None)
+        return [member for member in sample.members if member not in known]
+
+    def _kinds(self, is_left: Callable[[tarfile.TarFile, Sample], list[tarfile.TarInfo]]) -> Iterator[str]:
+        """How many members there are of each ending, of those that are chosen."""
         counts: Counter[str] = Counter()
         for shard in self._shards:
             with _opened(shard) as tar:
                 for sample in _samples(tar, shard):
-                    counts.update(_kind(m.name) for m in sample.members if m not in (sample.image, sample.label))
-        return counts
+                    counts.update(_kind(member.name) for member in is_left(tar, sample))
+        yield from (f"{kind} ({count:,})" for kind, count in sorted(counts.items()))
+
+    def left_behind(self) -> Iterator[str]:
+        """The endings of the members that are no field of a row, and the other files of the folder."""
+        yield from self._kinds(lambda tar, sample: _fields(tar, self._further(sample))[1])
+        yield from self._other_files()
 
     def beside(self) -> Iterator[str]:
         """The endings of the members that are neither image nor class, and the other files of the folder."""
-        yield from (f"{kind} ({count:,})" for kind, count in sorted(self._kinds.items()))
+        yield from self._kinds(lambda _, sample: [m for m in sample.members if m not in (sample.image, sample.label)])
+        yield from self._other_files()
+
+    def _other_files(self) -> Iterator[str]:
         if self.root is not None and self.is_folder:
             known = {shard.name for shard in self._shards} | {NAMES_FILE}
             yield from (path for path in walk(self.root) if path not in known)
@@ -298,6 +315,32 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> bytes
     file = tar.extractfile(member)
     assert file is not None  # _members yields regular files only
     return file.read(min(member.size, limit))  # read() sets aside as much as it is asked for
+
+
+def _fields(tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo]) -> tuple[dict[str, Any], list[tarfile.TarInfo]]:
+    """What members tell of their image, by the names of fields, and the members that tell nothing that is read."""
+    fields, left = dict[str, Any](), []
+    for member in members:
+        found = _told(tar, member)
+        if found is None or found.keys() & fields.keys():
+            left.append(member)
+        else:
+            fields |= found
+    return fields, left
+
+
+def _told(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Mapping[str, Any] | None:
+    """What one member tells: text by its ending, the entries of KEY.json by their names, other JSON by its ending."""
+    ending = _extension(member.name)
+    kind = ending.rpartition(".")[2]
+    if kind not in ("json", *_TEXTS) or member.size > _FIELD_BYTES:
+        return None
+    content = _content(tar, member, _FIELD_BYTES)
+    try:
+        value = parse_json(content) if kind == "json" else content.decode()
+    except ValueError:
+        return None
+    return value if ending == "json" and isinstance(value, dict) else {ending: value}
 
 
 def _read_names(folder: Path) -> tuple[str, ...] | None:
