@@ -127,7 +127,7 @@ def test_a_column_of_two_types_is_named_with_its_file(name: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"target": [0, 1, 0, 1]}, r"in\.parquet has no column .*--label-column, among target \(int64\)"),
+        ({"target": [0, 1, 0, 1]}, r"in\.parquet has no column .*--label-column, .* among target \(int64\)"),
         ({"label": [0.0, 1.0, 0.0, 1.0]}, r"'label' of .*in\.parquet is double; expected integers or strings"),
         ({"labels": [[0], [1], [0], [1]]}, r"'labels' of .*in\.parquet is list<.*>; expected integers or strings"),
         ({"label": [True, False] * 2}, r"'label' of .*in\.parquet is bool; expected"),

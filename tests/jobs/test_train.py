@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from kit.commands import Command, refusal, write_images
@@ -39,6 +41,18 @@ def data(tmp_path: Path) -> Path:
     for seed, (name, count) in enumerate({"train": 40, "test": 10, "trusted": 50}.items()):
         write_images(tmp_path / name, count, side=16, seed=seed)
     return tmp_path
+
+
+def test_columns_are_those_that_are_named(data: Path, command: Command) -> None:
+    for name in ("train", "test"):
+        rows = [(path.read_bytes(), path.parent.name) for path in sorted((data / name).rglob("*.png"))]
+        photo, kind = zip(*rows, strict=True)
+        pq.write_table(pa.table({"photo": photo, "icon": photo, "kind": kind}), data / f"{name}.parquet")
+    sets = ("train", data / "train.parquet", "--test", data / "test.parquet", "--out", data / "run", "--dry-run")
+    assert "--image-column" in refusal(command(*sets))
+    assert "--label-column" in refusal(command(*sets, "--image-column", "photo"))
+    said = command(*sets, "--image-column", "photo", "--label-column", "kind", "--arch", "small")
+    assert said.code == 0 and "2 classes" in said.out
 
 
 def options(data: Path, *more: object) -> tuple[object, ...]:

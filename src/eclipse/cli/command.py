@@ -18,6 +18,8 @@ Resize: TypeAlias = Annotated[
     int | None,
     typer.Option(help="make every image a square of N pixels: the shorter side N, cut in the middle", metavar="N"),
 ]
+ImageColumn: TypeAlias = Annotated[str | None, typer.Option(help="the column with the images, where it cannot be told")]
+LabelColumn: TypeAlias = Annotated[str | None, typer.Option(help="the column with the labels")]
 
 
 def carry_out(job: "Job", dry_run: bool, json_lines: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import DryRun, JsonLines, Resize, carry_out
+from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, Resize, carry_out
 
 HELP = """Poison a labelled data set with an attack of the paper, or with what others have crafted.
 
@@ -44,10 +44,8 @@ def poison(
         str | None,
         typer.Option(help="folder, parquet, npz or webdataset", show_default="as --out is named, else as the input"),
     ] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="the column with the images, where it cannot be told")
-    ] = None,
-    label_column: Annotated[str | None, typer.Option(help="the column with the labels")] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     dry_run: DryRun = False,
     json_lines: JsonLines = False,
 ) -> None:

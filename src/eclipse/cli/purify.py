@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import DryRun, JsonLines, carry_out
+from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, carry_out
 
 HELP = """Purify a suspicious data set with the help of a few trusted images.
 
@@ -62,10 +62,8 @@ def purify(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave unreadable images out and list them")] = False,
     batch: Annotated[int, typer.Option(help="images read at a time; does not change the result")] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    image_column: Annotated[
-        str | None, typer.Option(help="the column with the images, where it cannot be told")
-    ] = None,
-    label_column: Annotated[str | None, typer.Option(help="the column with the labels")] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     dry_run: DryRun = False,
     json_lines: JsonLines = False,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import DryRun, JsonLines, Resize, carry_out
+from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, Resize, carry_out
 
 HELP = """Train a network on a labelled data set, with a defense or without, and measure it on clean images.
 
@@ -47,6 +47,8 @@ def train(
     seed: Annotated[int, typer.Option(help="decides weights, order and all that is drawn")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="compile the network first; pays on a GPU")] = False,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     dry_run: DryRun = False,
     json_lines: JsonLines = False,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import Resize
+from eclipse.cli.command import ImageColumn, LabelColumn, Resize
 
 HELP = """Compare a poisoned data set with the clean one: what was changed, and whether the attack kept its bound.
 
@@ -34,10 +34,8 @@ def verify(
     ] = None,
     resize: Resize = None,
     json: Annotated[Path | None, typer.Option(help="write all findings to this file")] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="the column with the images, where it cannot be told")
-    ] = None,
-    label_column: Annotated[str | None, typer.Option(help="the column with the labels")] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Verify a poisoned data set."""
     from eclipse.cli.show import Show, facts, say

@@ -178,6 +178,8 @@ def train_job(
     seed: int = 0,
     device: str = "auto",
     compiled: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> Train:
     """Resolve a training as its user asks for it (see ``eclipse train --help``), and refuse what cannot work."""
     check_name(out)
@@ -185,7 +187,8 @@ def train_job(
     chosen, how = DEFENSES.asked(defense, scale, settings), recipe_with(recipe, epochs)
     _check_options(defense, chosen, trusted, compiled)
     specs = {"dataset": dataset, "test set": test, "trusted set": trusted}
-    sources = {name: open_source(spec, side=resize) for name, spec in specs.items() if spec is not None}
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
+    sources = {name: open_source(spec, **columns, side=resize) for name, spec in specs.items() if spec is not None}
     sets = _load(sources)
     data, held_out = sets["dataset"], sets["test set"]
     new_victim(arch, data, check_sets(data, held_out), chosen, seed, "cpu")  # refuses what does not fit

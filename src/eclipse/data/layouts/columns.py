@@ -172,7 +172,7 @@ def find_image_column(schema: Any, wanted: str | None, path: Path) -> str:
     listed = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
     if candidates:
         raise EclipseError(
-            f"{path} has the image columns {', '.join(candidates)}; expected one: name it by the image column option"
+            f"{path} has the image columns {', '.join(candidates)}; expected one: name it with --image-column"
         )
     raise EclipseError(
         f"{path} has no image column; expected one of binary or struct<bytes, path> type among its columns: {listed}"
@@ -199,7 +199,8 @@ def why_unlabelled(schema: Any, path: Path) -> str:
     usable = [f"{f.name} ({f.type})" for f in schema if pa.types.is_integer(f.type) or is_text(f.type)]
     return (
         f"{path} has no column {', '.join(_LABEL_NAMES[:-1])} or {_LABEL_NAMES[-1]}; expected the classes in one: name "
-        f"it with --label-column, among {', '.join(usable) or 'integers or strings, of which there are none'}"
+        f"it with --label-column, or rename it to {_LABEL_NAMES[0]!r}, among "
+        f"{', '.join(usable) or 'integers or strings, of which there are none'}"
     )
 
 
