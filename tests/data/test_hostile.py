@@ -10,7 +10,7 @@ import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from kit.streams import assemble
 from PIL import Image
 
 from eclipse.data.layouts import pickles
+from eclipse.data.layouts.tree import folds_names
 from eclipse.data.output import check_output
 from eclipse.data.picture import encode_png, from_array
 from eclipse.data.source import load_imageset, load_pictures, open_source
@@ -662,20 +663,70 @@ def test_images_that_would_become_the_same_file_are_refused_first(other: str, tm
         (tmp_path / "in" / "cat" / name).write_bytes(png())
     source = open_source(tmp_path / "in")
     for format in (None, "folder", "webdataset"):
-        with pytest.raises(EclipseError, match=r"would both become cat/a\.png; expected one image of each name"):
+        with pytest.raises(EclipseError, match=r"would both become cat/a\.png; expected one file of each name"):
             check_output(source, tmp_path / "out", format)
     check_output(source, tmp_path / "out", "npz")
 
 
-def test_an_archive_of_images_of_two_sizes_is_refused_and_nothing_appears(folder: Path, tmp_path: Path) -> None:
-    (folder / "cat" / "9.png").write_bytes(png(5))
+@pytest.mark.parametrize(
+    ("names", "refused"),
+    [
+        (["A.png", "a.jpg"], True),
+        (["caf\u00e9.png", "cafe\u0301.PNG"], True),
+        (["a.png", "Notes.txt", "notes.txt"], True),
+        (["a.png", "Deep/a.png", "deep"], True),
+        (["a.png", "b.png"], False),
+    ],
+)
+def test_names_that_meet_are_refused_first_where_the_disk_folds_them(
+    names: list[str], refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"text" if name.lower().endswith(("notes.txt", "deep")) else png())
+    source = open_source(tmp_path / "in")
+    assemble(source, same(source), tmp_path / "kept", None, frozenset())
+    assert len(list(tmp_path.glob("kept/**/*.*"))) == len(list(tmp_path.glob("in/**/*.*")))
+    monkeypatch.setattr("eclipse.data.layouts.folder.folds_names", lambda path: True)
+    with nullcontext() if not refused else pytest.raises(EclipseError, match="would both become"):
+        check_output(source, tmp_path / "out")
+
+
+def test_a_disk_that_folds_names_is_known_by_a_folder_on_it(tmp_path: Path) -> None:
+    (tmp_path / "Some").mkdir()
+    assert not folds_names(tmp_path / "Some" / "missing" / "out")
+    (tmp_path / "sOME").symlink_to("Some")
+    assert folds_names(tmp_path / "Some" / "missing" / "out")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_archive_of_images_of_two_forms_is_refused_before_the_work(turned: bool, tmp_path: Path) -> None:
+    def saved(name: str, image: Image.Image, **options: object) -> None:
+        image.save(tmp_path / "in" / name, **options)  # type: ignore[arg-type]
+
+    (tmp_path / "in").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    saved("0.png", Image.new("RGB", (4, 6)))
+    saved("1.jpg", Image.new("RGB", (6, 4) if turned else (4, 6)), **({"exif": exif} if turned else {}))
+    (tmp_path / "in" / "2.png").write_bytes(b"no image, which a purification may skip")
+    check_output(open_source(tmp_path / "in"), tmp_path / "out.npz", "npz")
+    saved("3.png", Image.new("P", (4, 6)), transparency=0)
+    with pytest.raises(EclipseError, match=r"3\.png has an alpha channel") as caught:
+        check_output(open_source(tmp_path / "in"), tmp_path / "out.npz", "npz")
+    assert_one_sentence(caught.value)
+    saved("1.jpg", Image.new("RGB", (4, 6) if turned else (6, 4)), **({"exif": exif} if turned else {}))
+    with pytest.raises(EclipseError, match=r"1\.jpg is not as large as the first"):
+        check_output(open_source(tmp_path / "in"), tmp_path / "out.npz", "npz")
+    check_output(open_source(tmp_path / "in"), tmp_path / "out", "webdataset")
+
+
+def test_new_images_of_two_sizes_make_no_archive(folder: Path, tmp_path: Path) -> None:
     source = open_source(folder)
-    with pytest.raises(EclipseError, match=r"9\.png is not as large as the first"):
-        assemble(source, same(source), tmp_path / "out.npz", "npz", frozenset())
+    larger = ((id, png(5) if place else data) for place, (id, data) in enumerate(same(source)))
+    with pytest.raises(EclipseError, match=r"is not as large as the first"):
+        assemble(source, larger, tmp_path / "out.npz", "npz", frozenset())
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
-    Image.new("RGBA", (4, 4)).save(folder / "cat" / "0.png")
-    with pytest.raises(EclipseError, match=r"0\.png has an alpha channel"):
-        assemble(source, same(source), tmp_path / "out.npz", "npz", frozenset())
 
 
 def test_columns_that_a_format_cannot_hold_are_refused_first(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ each image. Other files, members and arrays stay behind.
 import json
 import os
 import tarfile
-import unicodedata
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ import numpy as np
 
 from eclipse.data.layouts.folder import FolderStore, is_image, png_path
 from eclipse.data.layouts.npz import open_member, write_header
-from eclipse.data.layouts.tree import place
+from eclipse.data.layouts.tree import folded, place
 from eclipse.data.layouts.webdataset import NAMES_FILE, add_member
-from eclipse.data.picture import Pixels, decode
+from eclipse.data.picture import Pixels, decode, form_of
 from eclipse.data.store import Replacements, Row, Source, folder_name
 from eclipse.errors import EclipseError, is_utf8
 
@@ -57,17 +57,12 @@ def class_folders(source: Source) -> tuple[str, ...] | None:
     if source.class_names is None:
         return None
     folders = tuple(map(folder_name, source.class_names))
-    if len(set(map(_folded, folders))) < len(folders):
+    if len(set(map(folded, folders))) < len(folders):
         raise EclipseError(
             f"two of the classes {', '.join(source.class_names)} would share a folder; expected names that differ in "
             "letters or digits: rename one or choose --format parquet"
         )
     return folders
-
-
-def _folded(name: str) -> str:
-    """What two names share that some file system takes for one: without case, and in one normal form."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def check_rows(source: Source, format: str) -> None:
@@ -79,6 +74,8 @@ def check_rows(source: Source, format: str) -> None:
     if problem := getattr(source.store, "unusable_labels", ""):
         raise EclipseError(f"{problem}: labels would get lost in the format {format}; keep the layout, or mend them")
     _check_names(source.class_names or (), format)
+    if format == "npz" and (problem := _unfit_for_an_array(source)):
+        raise EclipseError(problem)
     folders = class_folders(source) if format == "folder" else None
     taken: dict[str, str] = {}
     without: Row | None = None
@@ -92,6 +89,30 @@ def check_rows(source: Source, format: str) -> None:
             )
         if format in ("folder", "webdataset") and not row.id.isdecimal():
             _check_key(row, format, _class_of(row, folders) or "", taken)
+
+
+@lru_cache(maxsize=8)  # a job checks its output several times
+def _unfit_for_an_array(source: Source) -> str:
+    """What is wrong with the first image that does not fit the others; nothing where all do, by their headers."""
+    first: tuple[int, int] | None = None
+    for row in source.rows():
+        form = None if row.absent else form_of(row.data)
+        if form is None:  # which is told, or left out, when it is read
+            continue
+        first = first or form[0]
+        if problem := _misfit(row, form[0] == first, form[1]):
+            return problem
+    return ""
+
+
+def _misfit(row: Row, is_as_large: bool, has_alpha: bool) -> str:
+    if is_as_large and not has_alpha:
+        return ""
+    problem = "has an alpha channel" if has_alpha else "is not as large as the first image"
+    return (
+        f"{row.name} {problem}, and the format npz is for RGB images of one size; expected another format: "
+        "choose --format folder, parquet or webdataset"
+    )
 
 
 def _check_names(names: Sequence[str], format: str) -> None:
@@ -111,7 +132,7 @@ def _check_names(names: Sequence[str], format: str) -> None:
 
 def _check_key(row: Row, format: str, folder: str, taken: dict[str, str]) -> None:
     """Refuse two rows that would become one file or one sample, and a file with too long a name."""
-    key = shard_key(row.id) if format == "webdataset" else f"{folder}/{_folded(_file_name(row.id))}"
+    key = shard_key(row.id) if format == "webdataset" else f"{folder}/{folded(_file_name(row.id))}"
     if format == "folder" and len(_file_name(row.id).encode()) > _MOST_NAME_BYTES:
         raise EclipseError(f"{row.name} has too long a path for one file name; expected less than 255 bytes: rename it")
     if key in taken:
@@ -237,12 +258,8 @@ def _of_one_size(source: Source, new: Replacements, columns: dict[str, list[Any]
         picture = decode(png, row.name)
         pixels = picture.rgb.transpose(1, 2, 0)
         shape = shape or pixels.shape
-        if picture.alpha is not None or pixels.shape != shape:
-            problem = "has an alpha channel" if picture.alpha is not None else "is not as large as the first image"
-            raise EclipseError(
-                f"{row.name} {problem}, and the format npz is for RGB images of one size; expected another format: "
-                "choose --format folder, parquet or webdataset"
-            )
+        if problem := _misfit(row, pixels.shape == shape, picture.alpha is not None):
+            raise EclipseError(problem)
         yield pixels
         labels = {"labels": row.label} if source.has_labels else {}
         for name, value in {**other, **labels}.items():

@@ -62,7 +62,7 @@ def check_output(source: Source, out: Path, format: str | None = None) -> None:
     if out.is_symlink() or (out.exists() and not (is_folder and out.is_dir() and not any(out.iterdir()))):
         raise EclipseError(f"{out} exists already; expected a new path: choose another one or remove it")
     _check_ending(source, out, format)
-    _check_content(source, format)
+    _check_content(source, out, format)
 
 
 def describe_rest(source: Source, format: str | None) -> tuple[Mapping[str, Any], list[str]]:
@@ -201,9 +201,9 @@ def _check_ending(source: Source, out: Path, format: str | None) -> None:
         )
 
 
-def _check_content(source: Source, format: str | None) -> None:
+def _check_content(source: Source, out: Path, format: str | None) -> None:
     if isinstance(source.store, FolderStore) and format in (None, "folder", "webdataset"):
-        source.store.check_names()
+        source.store.check_names(out)
         if format != "webdataset":
             source.store.check_metadata()
     written = source.layout if _keeps_layout(source, format) else format or "parquet"

@@ -99,6 +99,19 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
         ) from error
 
 
+def form_of(data: bytes | Pixels) -> tuple[tuple[int, int], bool] | None:
+    """(height, width) of an image and whether it has alpha, by its header alone; None where decoding will fail."""
+    if not isinstance(data, bytes):
+        picture = from_array(data, "an image")
+        return picture.rgb.shape[1:], picture.alpha is not None
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            size = (image.width, image.height) if _turn_of(image) in _SIDEWAYS else (image.height, image.width)
+            return size, image.has_transparency_data
+    except Exception:  # as in ``decode``
+        return None
+
+
 def _decoded(data: bytes, name: str, max_pixels: int) -> Picture:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         _refuse_unfit(image, data, name, max_pixels)
@@ -143,13 +156,20 @@ _TURNS = {
 }
 
 
+_SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; ``ImageOps.exif_transpose`` writes the other metadata anew, and fails with them."""
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF data; Pillow raises almost anything
-        return image
+    turn = _turn_of(image)
     return image if turn is None else image.transpose(turn)
+
+
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF data; Pillow raises almost anything
+        return None
 
 
 def begins_as_image(head: bytes) -> bool:

@@ -5,7 +5,6 @@ In Tiny-ImageNet's ``val`` a table has the classes.
 
 import os
 import posixpath
-import shutil
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from itertools import islice
@@ -14,7 +13,7 @@ from typing import Any
 
 from eclipse.data.layouts.references import check_metadata, entries, entry_at, is_metadata, mention, rewrite, samples
 from eclipse.data.layouts.tiny_imagenet import ANNOTATIONS, IMAGES, read_annotations
-from eclipse.data.layouts.tree import folders, place, refuse_splits, walk
+from eclipse.data.layouts.tree import copy, folded, folders, folds_names, place, refuse_splits, walk
 from eclipse.data.picture import HEAD_BYTES, MAX_BYTES, begins_as_image
 from eclipse.data.store import Replacements, Row, sorted_classes
 from eclipse.errors import EclipseError
@@ -193,11 +192,12 @@ class FolderStore:
                 if is_metadata(path):
                     metadata.append(path)
                 else:
-                    shutil.copyfile(self.root / path, place(target, path))
+                    copy(self.root / path, place(target, path))
                 continue
             png = new.take(path) if row in span else None
             if png is not None:
-                place(target, png_path(path)).write_bytes(png)
+                with open(place(target, png_path(path)), "xb") as file:
+                    file.write(png)
             row += 1
         for path in metadata:  # when it is clear which images are left out
             rewrite(self.root / path, place(target, path), partial(self._new_name, target, path.rpartition("/")[0]))
@@ -221,15 +221,16 @@ class FolderStore:
         for path in filter(is_metadata, self.beside()):
             check_metadata(self.root / path)
 
-    def check_names(self) -> None:
-        """Refuse two images that would become the same PNG."""
+    def check_names(self, out: Path) -> None:
+        """Refuse two files that would become one in ``out``: images of one stem, names that its file system folds."""
+        same = folded if folds_names(out) else str
         for below, files, subfolders in folders(self.root):
-            taken = {name: f"the folder {below}{name}" for name in subfolders}
-            for name in (name for name in files if self._is_image(below + name)):
-                png = png_path(name)
-                if png in taken:
+            taken: dict[str, str] = {}
+            for name in (*subfolders, *files):
+                new = png_path(name) if self._is_image(below + name) and name not in subfolders else name
+                other = taken.setdefault(same(new), name)
+                if other != name:
                     raise EclipseError(
-                        f"{below}{name} and {taken[png]} in {self.root} would both become {below}{png}; expected one "
-                        "image of each name: rename one of them"
+                        f"{below}{other} and {below}{name} in {self.root} would both become {below}{new}; expected one "
+                        "file of each name: rename one of them"
                     )
-                taken[png] = below + name

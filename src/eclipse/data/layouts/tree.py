@@ -3,11 +3,13 @@
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from eclipse.errors import EclipseError, is_utf8
 
+_COPIED_BYTES = 2**20
 _MOST_PARTS = 100  # of a path in a data set; functions of the standard library recurse for each
 
 _SPLITS = {"train": "train|training", "validation": "val|valid|validation|dev", "test": "test|testing|eval|evaluation"}
@@ -83,8 +85,27 @@ def carry(root: Path, target: Path, wanted: Callable[[str], bool]) -> None:
     """Copy the files of root whose paths are wanted to the same places below target."""
     for path in walk(root):
         if wanted(path):
-            place(target, path)
-            shutil.copyfile(root / path, target / path)
+            copy(root / path, place(target, path))
+
+
+def copy(old: Path, new: Path) -> None:
+    """Copy the content of a file to a place where there is none."""
+    with open(old, "rb") as source, open(new, "xb") as target:
+        shutil.copyfileobj(source, target, _COPIED_BYTES)
+
+
+def folded(name: str) -> str:
+    """What two names share that some file system takes for one: without case, and in one normal form."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def folds_names(path: Path) -> bool:
+    """Whether the file system of a path, which need not exist, takes names for one that differ in case alone."""
+    for known in (parent for parent in path.absolute().parents if parent.exists()):
+        other = known.with_name(known.name.swapcase()) if known.name else known
+        if other != known:
+            return other.exists() and known.samefile(other)
+    return False
 
 
 def fault_of(path: str) -> str | None:
