@@ -777,6 +777,9 @@ def test_a_denoiser_is_trained_described_and_used(place: Path, command: Command)
     train = ["denoiser", "train", "trusted", "--out", "mine", "--iterations", 2, "--seed", 4]
     said = command(*train)
     assert said.code == 0 and "training the denoiser: 100%" in said.err
+    assert (
+        re.search(r"noise levels +up to \S+/255\n", said.out) and "None" not in said.out.partition("expected cost")[0]
+    )
     facts = command("denoiser", "info", "mine").out
     assert all(line in said.out for line in facts.splitlines()[1:])
     for words in (

@@ -99,6 +99,12 @@ def test_a_slice_of_a_table_is_poisoned_and_keeps_its_columns(place: Path, comma
     assert set(table["photo"].to_pylist()).isdisjoint(images)
 
 
+def test_lengths_that_differ_are_told_as_they_are_given(place: Path, command: Command) -> None:
+    asked = ("poison", "images", "--attack", "urp", "--out", "out", "--set")
+    assert command(*asked, "eps=4").code == 0
+    assert "was made with attack radius = 4/255 and this run asks for 2/255" in refusal(command(*asked, "eps=2"))
+
+
 def write_mode(path: Path, mode: str, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(60, 200, (16, 16, len(mode)), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)

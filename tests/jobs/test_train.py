@@ -220,6 +220,15 @@ def test_the_command_writes_result_and_weights(data: Path, command: Command) -> 
     )
 
 
+def test_levels_of_a_defense_that_differ_are_told_as_they_are_given(data: Path, command: Command) -> None:
+    def asked(eps: str) -> tuple[object, ...]:
+        steps = ("--set", "steps=1", "--epochs", "1", "--set", f"eps={eps}")
+        return options(data, "--defense", "at", *steps)
+
+    assert command(*asked("4")).code == 0
+    assert "radius = 4/255 and this run asks for 2/255" in refusal(command(*asked("2")))
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -53,6 +53,12 @@ class Planned:
             "noise levels": self.config.t_max,
         }
 
+    def in_words(self) -> dict[str, Any]:
+        """The same for people, noise levels in 8-bit levels."""
+        highest = self.config.schedule.sigma(self.config.t_max - 1) * 255
+        given = {name: value for name, value in self.settings().items() if value is not None}
+        return {**given, "noise levels": f"up to {highest:.1f}/255"}
+
     def numbers(self) -> dict[str, Any]:
         """Every number of network and training, the preset's spelled out: a preset may be changed one day."""
         return {"network": asdict(self.config), "training": asdict(self.training)}

@@ -53,6 +53,15 @@ class TrainDenoiser(Job):
             "device": describe_device(self.device),
         }
 
+    def in_words(self) -> Mapping[str, Any]:
+        """What to tell the user before work starts."""
+        return {
+            "trusted images": f"{self.source.spec}, {len(self.trusted.images):,} images",
+            **self.planned.in_words(),
+            "seed": self.seed,
+            "device": describe_device(self.device),
+        }
+
     @property
     def inputs(self) -> Mapping[str, str]:
         """None beside the pixels, whose fingerprint is among the settings."""

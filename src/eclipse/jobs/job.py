@@ -7,7 +7,7 @@ job is, ``carry_out`` carries it out; a killed one goes on, with the same settin
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -86,6 +86,11 @@ class Job(ABC):
         return []
 
     @property
+    def levels(self) -> Collection[str]:
+        """Flat names of the settings on the [0, 1] scale that people know in 8-bit levels."""
+        return ()
+
+    @property
     def tied(self) -> Mapping[str, Any]:
         """What unfinished work must share to be gone on with."""
         return _without(self.free | self.mendable, {**self.settings, **self.inputs})
@@ -105,14 +110,14 @@ def check(job: Job) -> Status:
     if is_made(job.out) and run_json(job.out).exists():
         manifest = read_manifest(job.out)
         made = {**manifest["settings"], **{name: manifest.get(name) for name in job.inputs}}
-        _compare(_without(job.free, made), _without(job.free, {**job.settings, **job.inputs}), job.out)
+        _compare(job, _without(job.free, made), _without(job.free, {**job.settings, **job.inputs}), job.out)
         if manifest["status"] == "complete":
             return "finished"
     if not _is_published(job):
         job.check_place()
     if not _has_work(job.folder):
         return "new"
-    _compare(read_kept(job.folder / _SETTINGS), job.tied, job.folder)
+    _compare(job, read_kept(job.folder / _SETTINGS), job.tied, job.folder)
     return "resumable"
 
 
@@ -139,7 +144,7 @@ def carry_out(job: Job, tell: Tell = lambda event: None) -> Mapping[str, Any]:
 def _begin(job: Job) -> None:
     """Keep what the work is tied to; times are those of work with the same settings."""
     with suppress(EclipseError):
-        _compare(read_kept(job.folder / _SETTINGS), job.tied, job.folder)
+        _compare(job, read_kept(job.folder / _SETTINGS), job.tied, job.folder)
         return
     (job.folder / TIMES).unlink(missing_ok=True)
     write_json(job.folder / _SETTINGS, job.tied)
@@ -186,8 +191,8 @@ def _without(names: frozenset[str], settings: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in flat(settings).items() if name not in names}
 
 
-def _compare(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path) -> None:
-    check_same_settings(made, json.loads(json.dumps(asked, default=str)), where)
+def _compare(job: Job, made: Mapping[str, Any], asked: Mapping[str, Any], where: Path) -> None:
+    check_same_settings(made, json.loads(json.dumps(asked, default=str)), where, job.levels)
 
 
 def _has_work(folder: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -182,6 +182,13 @@ class Craft(Poison):
         settings = {name: value for name, value in self.settings.items() if value is not None}
         settings["attack"] = {name: settings["attack"][name] for name in ("name", "scale", "norm")}
         return {**settings, "parameters": {name: str(value) for name, value in parameters(self.attack).items()}}
+
+    @property
+    def levels(self) -> Collection[str]:
+        """Those of the attack; its radius is told twice."""
+        found = [parameter.path for parameter in parameters(self.attack).values() if parameter.levels]
+        radius = {"attack radius"} if ("radius",) in found else set[str]()
+        return radius | {" ".join(("attack fields", *path)) for path in found}
 
     @cached_property
     def clean(self) -> ImageSet:

@@ -94,6 +94,13 @@ class Purify(Job):
             "skip-bad": treatment.skip_bad,
         }
 
+    def in_words(self) -> Mapping[str, Any]:
+        """The settings that there are, the denoiser's for people."""
+        given = {name: value for name, value in self.settings.items() if value is not None}
+        if self.planned is None:
+            return given
+        return {**given, "training": {**self.planned.in_words(), "preset": self.preset.denoiser.preset}}
+
     @cached_property
     def inputs(self) -> Mapping[str, str]:
         """Of the data set, of the trusted images, and of a denoiser that was given."""

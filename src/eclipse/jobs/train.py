@@ -1,6 +1,6 @@
 """``eclipse train``: prepare a data set with a defense, train a victim on it, and keep what came out in a folder."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,6 +91,12 @@ class Train(Job):
         """Of the sets."""
         sets = {"training set": self.data, "test set": self.test, "trusted set": self.trusted}
         return {f"{name} fingerprint": images.fingerprint() for name, images in sets.items() if images is not None}
+
+    @property
+    def levels(self) -> Collection[str]:
+        """Those of the defense."""
+        found = parameters(self.defense).values()
+        return {" ".join(("defense", *parameter.path)) for parameter in found if parameter.levels}
 
     def in_words(self) -> Mapping[str, Any]:
         """What to tell the user before work starts."""

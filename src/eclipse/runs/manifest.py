@@ -5,7 +5,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -169,16 +169,28 @@ def read_kept(path: Path) -> dict[str, Any]:
         raise EclipseError(f"{path} is damaged ({error}); delete {path.parent} to begin anew") from error
 
 
-def check_same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:
-    """Refuse to go on from a state made with other settings, naming the first that differs."""
+def check_same_settings(
+    made: Mapping[str, Any], asked: Mapping[str, Any], path: Path, levels: Collection[str] = ()
+) -> None:
+    """Refuse to go on from a state made with other settings, naming the first that differs.
+
+    Args:
+        made: by their flat names.
+        asked: likewise.
+        path: of the state.
+        levels: names of those on the [0, 1] scale that people know in 8-bit levels.
+    """
     for name in dict.fromkeys((*made, *asked)):
         if made.get(name) != asked.get(name):
+            before, now = (_short(values.get(name), name in levels) for values in (made, asked))
             raise EclipseError(
-                f"{path} was made with {name} = {_short(made.get(name))} and this run asks for "
-                f"{_short(asked.get(name))}; resume with the same settings, choose another output, or delete it"
+                f"{path} was made with {name} = {before} and this run asks for {now}; resume with the same settings, "
+                "choose another output, or delete it"
             )
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, is_level: bool) -> str:
+    if is_level and isinstance(value, int | float):
+        return f"{value * 255:.6g}/255"
     text = json.dumps(value, default=str)
     return text if len(text) <= 40 else text[:37] + "..."
