@@ -143,7 +143,7 @@ def test_a_link_in_the_place_of_unfinished_work_is_not_followed(tmp_path: Path) 
     write(job.out)
     job.folder.symlink_to(tmp_path / "dear")
     tidy(job)
-    with pytest.raises(EclipseError, match="is a link; expected a folder"), locked(job.folder, job.out):
+    with pytest.raises(EclipseError, match="is no folder but a link or file"), locked(job.folder, job.out):
         pass
     assert names(tmp_path / "dear") == ["file"]
 
@@ -180,6 +180,27 @@ def test_a_missing_package_is_told_before_any_work(
     monkeypatch.setitem(sys.modules, "diffusers", None)
     asked = ("purify", images, "--trusted", images, "--out", tmp_path / "out", "--preset", "paper", "--dry-run")
     assert "needs the package 'diffusers', which is not installed" in refusal(command(*asked))
+
+
+def linked_to_itself(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("place", ["out", "out.run.json", ".out.poisoning", ".out.poisoning/settings.json", "images"])
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, linked_to_itself])
+def test_what_is_no_file_in_a_place_of_a_job_ends_in_one_sentence(
+    make: Callable[[Path], None], place: str, tmp_path: Path, command: Command
+) -> None:
+    images = tmp_path / "images"
+    if place != "images":
+        write_images(images, 4)
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    make(tmp_path / place)
+    said = command("poison", images, "--attack", "urp", "--out", tmp_path / "out")
+    if said.code:
+        refusal(said)
+    else:
+        assert len(list((tmp_path / "out").rglob("*.png"))) == 4
 
 
 def flipped(data: bytes) -> bytes:

@@ -69,7 +69,7 @@ def test_a_folder_that_others_make_and_remove_all_the_time_can_be_waited_for(tmp
 
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / ".out").write_bytes(b"")
-    with pytest.raises(FileExistsError), locked(tmp_path / ".out", tmp_path / "out"):
+    with pytest.raises(EclipseError, match="no folder but a link or file"), locked(tmp_path / ".out", tmp_path / "out"):
         pass
 
 

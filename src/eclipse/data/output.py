@@ -177,7 +177,7 @@ def _makes_folder(source: Source, format: str | None) -> bool:
 
 def _check_place(source: Source, out: Path) -> None:
     """The output must not be the input, in it, or around it."""
-    place = out.resolve()
+    place = Path(os.path.realpath(out))  # which a link to itself does not stop
     roots = [source.root] if source.root is not None else [path for _, path in source.store.files()]
     for root in (path.resolve() for path in roots):
         relation = "equal to" if place == root else "inside" if root in place.parents else "a folder around"

@@ -107,7 +107,10 @@ def check(job: Job) -> Status:
     Raises:
         EclipseError: the output cannot be, is there and not by this job, or was begun otherwise; names what differs.
     """
-    if is_made(job.out) and run_json(job.out).exists():
+    path = run_json(job.out)
+    if path.exists() and not path.is_file():  # a pipe, say, which would be waited for
+        raise EclipseError(f"{path}, where the manifest of {job.out} goes, is no file; remove it")
+    if is_made(job.out) and path.exists():
         manifest = read_manifest(job.out)
         made = {**manifest["settings"], **{name: manifest.get(name) for name in job.inputs}}
         _compare(job, _without(job.free, made), _without(job.free, {**job.settings, **job.inputs}), job.out)

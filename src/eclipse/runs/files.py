@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,9 +50,17 @@ def read_json(path: Path) -> Any:
 
 def read_bounded(path: Path, most: int = MAX_TEXT) -> bytes:
     """Read a file of text; ValueError for one of more bytes than people or this program write."""
-    with open(path, "rb") as file:
-        content = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
+    with open(path, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is no file")
+        content = file.read(min(status.st_size, most) + 1)
     return _bounded(content, most)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a path that may be a pipe, which nobody may ever write to."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _bounded(content: bytes, most: int) -> bytes:
@@ -168,10 +177,10 @@ def locked(folder: Path, out: Path, wait: bool = False) -> Iterator[None]:
         wait: until no other process holds the lock, in place of the refusal.
 
     Raises:
-        EclipseError: another process holds the lock, or the folder is a link.
+        EclipseError: another process holds the lock, or the folder is something else.
     """
-    if folder.is_symlink():  # what it leads to would be cleared
-        raise EclipseError(f"{folder}, for unfinished work on {out}, is a link; expected a folder: remove the link")
+    if _is_no_folder(folder):  # what a link leads to would be cleared
+        raise EclipseError(f"{folder}, for unfinished work on {out}, is no folder but a link or file; remove it")
     lock = FileLock(folder / LOCK, timeout=-1 if wait else _PATIENCE_S)
     try:
         _acquire(lock, folder)
@@ -188,6 +197,14 @@ def locked(folder: Path, out: Path, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
+def _is_no_folder(path: Path) -> bool:
+    """Whether there is something else, or a link; asked once, since others may make and remove a folder there."""
+    try:
+        return not stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
 def _acquire(lock: FileLock, folder: Path) -> None:
     while True:
         try:
@@ -195,7 +212,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             lock.acquire(poll_interval=0.05)
             return
         except (FileNotFoundError, FileExistsError):  # the process before us has just removed the folder
-            if folder.is_file():
+            if _is_no_folder(folder):
                 raise
         except OSError as error:
             if error.errno not in _NO_LOCKS:
