@@ -427,8 +427,8 @@ def test_the_bound_of_the_manifest_is_used_by_the_command(ask: Callable[..., Sai
 
 
 def test_all_findings_are_written_as_json(ask: Callable[..., Said], tmp_path: Path) -> None:
-    said = ask("--attack", "cuda", "--json", tmp_path / "new" / "found.json")
-    assert said.code == 0
+    said = ask("--attack", "cuda", "--json", "--findings", tmp_path / "new" / "found.json")
+    assert said.code == 0 and json.loads(said.err.splitlines()[-1])["share"] == 1
     text = (tmp_path / "new" / "found.json").read_text()
     found = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
     assert found["holds"] is True and found["problems"] == []
@@ -445,5 +445,5 @@ def test_without_a_bound_the_figures_come_with_a_note(ask: Callable[..., Said]) 
 def test_mistakes_end_in_2_and_one_sentence(ask: Callable[..., Said], tmp_path: Path) -> None:
     assert "unknown attack 'upr'" in refusal(ask("--attack", "upr"))
     np.savez(tmp_path / "poisoned.npz", images=gray_set(39, (3, 16, 16)).images)
-    assert "has 39 images" in refusal(ask("--json", tmp_path / "found.json"))
+    assert "has 39 images" in refusal(ask("--findings", tmp_path / "found.json"))
     assert not (tmp_path / "found.json").exists()

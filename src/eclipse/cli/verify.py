@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import ImageColumn, LabelColumn, Resize
+from eclipse.cli.command import ImageColumn, JsonLines, LabelColumn, Resize
 
 HELP = """Compare a poisoned data set with the clean one: what was changed, and whether the attack kept its bound.
 
@@ -33,9 +33,10 @@ def verify(
         float | None, typer.Option(help="of that bound: 8-bit levels for Linf, pixels for L0, L2 on [0, 1] at 3x32x32")
     ] = None,
     resize: Resize = None,
-    json: Annotated[Path | None, typer.Option(help="write all findings to this file")] = None,
+    findings: Annotated[Path | None, typer.Option(help="write all findings to this file, as JSON")] = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    json_lines: JsonLines = False,
 ) -> None:
     """Verify a poisoned data set."""
     from eclipse.cli.show import Show, facts, say
@@ -50,10 +51,10 @@ def verify(
     bound = verify.resolve_bound(
         sources[0], attack=attack, scale=scale, settings=settings or (), norm=norm, radius=radius
     )
-    with Show() as show:
+    with Show(as_json=json_lines) as show:
         found = verify.verify(sources[0], sources[1], bound, tell=show.tell)
-    if json is not None:
-        write_json(json, found.as_json())
+    if findings is not None:
+        write_json(findings, found.as_json())
     facts("verification", found.describe())
     say(*(f"note: {note}" for note in found.notes()), *(f"problem: {problem.what}" for problem in found.problems))
     raise typer.Exit(0 if found.holds else 1)
