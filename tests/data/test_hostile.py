@@ -719,6 +719,8 @@ def test_an_archive_of_images_of_two_forms_is_refused_before_the_work(turned: bo
     with pytest.raises(EclipseError, match=r"1\.jpg is not as large as the first"):
         check_output(open_source(tmp_path / "in"), tmp_path / "out.npz", "npz")
     check_output(open_source(tmp_path / "in"), tmp_path / "out", "webdataset")
+    (tmp_path / "in" / "3.png").unlink()
+    check_output(open_source(tmp_path / "in", side=4), tmp_path / "out.npz", "npz")
 
 
 def test_new_images_of_two_sizes_make_no_archive(folder: Path, tmp_path: Path) -> None:

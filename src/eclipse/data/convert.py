@@ -99,8 +99,9 @@ def _unfit_for_an_array(source: Source) -> str:
         form = None if row.absent else form_of(row.data)
         if form is None:  # which is told, or left out, when it is read
             continue
-        first = first or form[0]
-        if problem := _misfit(row, form[0] == first, form[1]):
+        size = form[0] if row.side is None else (row.side, row.side)
+        first = first or size
+        if problem := _misfit(row, size == first, form[1]):
             return problem
     return ""
 

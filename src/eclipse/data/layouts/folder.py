@@ -147,7 +147,10 @@ class FolderStore:
             file, offset = self._metadata[0].get(id, ("", 0))
             told = entry_at(self.root / file, offset) if file else {}
             label = self._label(id)
-            known = {"file_name": told.get("file_name"), "label": label if label is None else (self.class_names or ())[label]}
+            known = {
+                "file_name": told.get("file_name"),
+                "label": label if label is None else (self.class_names or ())[label],
+            }
             yield {name: value for name, value in told.items() if name not in known or value != known[name]}
 
     @cached_property
