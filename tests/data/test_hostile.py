@@ -486,6 +486,22 @@ def test_names_of_columns_that_are_no_text_are_refused(name: bytes, tmp_path: Pa
     assert_one_sentence(caught.value)
 
 
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+def test_compressed_batches_are_refused_before_they_are_unpacked(compression: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    table = pa.table({"image": [png()] * 3, "text": ["x" * 2**24] * 3})
+    how, path = pa.ipc.IpcWriteOptions(compression=compression), str(tmp_path / "in" / "x.arrow")
+    with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema, options=how) as writer:
+        writer.write_table(table)
+    (tmp_path / "in" / "state.json").write_text('{"_data_files": [{"filename": "x.arrow"}]}')
+    (tmp_path / "in" / "dataset_info.json").write_text("{}")
+    before = pa.total_allocated_bytes()
+    with pytest.raises(EclipseError, match=r"x\.arrow .*its batches are compressed; expected uncompressed") as caught:
+        open_source(tmp_path / "in")
+    assert pa.total_allocated_bytes() - before < 2**20
+    assert_one_sentence(caught.value)
+
+
 @pytest.mark.parametrize("metadata", ["[" * 10**5, '{"info": {"features": {"label": {"names": ["\\ud800"]}}}}', "{"])
 def test_damaged_class_names_of_a_table_are_refused(metadata: str, tmp_path: Path) -> None:
     table = pa.table({"image": [png()], "label": [0]}).replace_schema_metadata({"huggingface": metadata})

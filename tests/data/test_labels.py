@@ -208,7 +208,12 @@ def test_purify_needs_no_labels_and_keeps_them_as_they_are(kind: str, tmp_path: 
 
 @pytest.mark.parametrize(
     ("labels", "problem"),
-    [(["cat", "dog"], "0.cls holds b'cat'; expected the number"), ([0, None], "1 of the 2 images .* have no KEY.cls")],
+    [
+        (["cat", "dog"], "0.cls holds b'cat'; expected the number"),
+        (["1_0", 1], "0.cls holds b'1_0'; expected the number"),
+        (["1" + " " * 70 + "2", 1], "0.cls holds b'1 +'; expected the number"),
+        ([0, None], "1 of the 2 images .* have no KEY.cls"),
+    ],
 )
 def test_classes_of_a_shard_that_are_no_numbers_stop_only_what_needs_them(
     labels: list[object], problem: str, tmp_path: Path

@@ -1,5 +1,6 @@
 """How Parquet files and Arrow streams are read and written: batch by batch, in memory bounded by a row group."""
 
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -144,8 +145,34 @@ def _arrow_schema(path: Path) -> Any:
 
 
 def _arrow_count(path: Path) -> int:
+    _refuse_compressed(path)
     with _arrow_reader(path) as reader:
         return sum(len(batch) for batch in reader)
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raise for compressed batches: how large they become is known when it is too late, and no library writes them."""
+    with pa.memory_map(str(path)) as file:
+        for message in pa.ipc.MessageReader.open_stream(file):
+            if message.type == "record batch" and _is_compressed(message.metadata.to_pybytes()):
+                raise ValueError("its batches are compressed; expected uncompressed ones, as `datasets` saves them")
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Whether a message of the Arrow format (Message.fbs) has a RecordBatch with a field ``compression``."""
+
+    def field(table: int, number: int) -> int:
+        """Where a field of a flatbuffers table lies, 0 where it has none."""
+        (back,) = struct.unpack_from("<i", metadata, table)
+        (size,) = struct.unpack_from("<H", metadata, table - back)
+        entry = 4 + 2 * number
+        (offset,) = struct.unpack_from("<H", metadata, table - back + entry) if entry < size else (0,)
+        return table + offset if offset else 0
+
+    (message,) = struct.unpack_from("<I", metadata, 0)
+    header = field(message, 2)
+    (offset,) = struct.unpack_from("<I", metadata, header)
+    return field(header + offset, 3) != 0
 
 
 def _arrow_batches(path: Path, start: int, columns: Sequence[str] | None) -> Iterator[Any]:

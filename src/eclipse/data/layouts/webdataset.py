@@ -363,10 +363,9 @@ def _problem_of(tar: tarfile.TarFile, shard: Path, member: tarfile.TarInfo) -> s
 
 def _class_number(tar: tarfile.TarFile, shard: Path, member: tarfile.TarInfo) -> int:
     text = _content(tar, member, _CLASS_BYTES)
-    try:
-        return int(text)
-    except ValueError:
-        raise EclipseError(f"{shard.name}/{member.name} holds {text!r}; expected the number of a class") from None
+    if member.size > _CLASS_BYTES or not re.fullmatch(rb"\s*[+-]?[0-9]+\s*", text):  # int() takes b"1_0" for 10
+        raise EclipseError(f"{shard.name}/{member.name} holds {text!r}; expected the number of a class")
+    return int(text)
 
 
 def _rewrite(shard: Path, target: Path, inside: range, new: Replacements) -> None:
