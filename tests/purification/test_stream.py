@@ -380,15 +380,15 @@ def test_a_full_disk_is_one_error_and_what_was_stored_counts(
 ) -> None:
     source, out = open_source(archive(tmp_path / "in.npz", 60)), tmp_path / "out.npz"
     before = threads()
-    write = shards.write_whole
+    whole = shards.whole
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path) -> Any:
         if path.name == f"shard-{failing:06d}.arrow":
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, data)
+        return whole(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "write_whole", full)
+        patch.setattr(shards, "whole", full)
         with pytest.raises(OSError, match="No space left") as caught:
             purify_source(source, denoiser, out, JOB, batch=1)
     assert caught.value.__context__ is None and caught.value.__cause__ is None
@@ -445,7 +445,7 @@ class Counting(ArrayStore):
             yield row
 
 
-@pytest.mark.parametrize(("owner", "slow"), [(stream, "denoise"), (shards, "write_whole")])
+@pytest.mark.parametrize(("owner", "slow"), [(stream, "denoise"), (shards, "whole")])
 def test_reading_goes_on_beside_the_network_and_the_disk_and_waits_for_them(
     denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, slow: str
 ) -> None:

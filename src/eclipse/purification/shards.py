@@ -18,7 +18,7 @@ from eclipse.data.picture import Picture, encode_png
 from eclipse.data.store import Row, Source
 from eclipse.errors import EclipseError
 from eclipse.purification.room import Room
-from eclipse.runs.files import write_whole
+from eclipse.runs.files import whole
 from eclipse.runs.manifest import check_same_settings
 
 SHARD_ROWS, SHARD_BYTES = 2048, 64 << 20  # whichever is reached first; what a kill can lose
@@ -95,11 +95,9 @@ class Shards:
         png = [None if isinstance(item.picture, str) else encode_png(item.picture) for item in items]
         columns = [[x.id for x in items], [x.name for x in items], [x.origin for x in items], png, refused]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, self._schema) as writer:
-            writer.write_batch(pa.record_batch(arrays, schema=self._schema))
         path = self.folder / f"shard-{len(self.files):06d}.arrow"
-        write_whole(path, sink.getvalue())
+        with whole(path) as partial, partial.open("xb") as file, pa.ipc.new_file(file, self._schema) as writer:
+            writer.write_batch(pa.record_batch(arrays, schema=self._schema))
         self.files.append(path)
 
     def pictures(self, source: Source) -> Iterator[tuple[str, bytes]]:

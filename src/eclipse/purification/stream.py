@@ -16,7 +16,6 @@ from torch import Tensor
 
 from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import Picture, repainted
-from eclipse.data.pixels import quantize
 from eclipse.data.store import Row, Source
 from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
 from eclipse.errors import EclipseError
@@ -168,7 +167,7 @@ def _batches(rows: Iterator[Row], batch: int, skip_bad: bool) -> Iterator[list[I
             items, pixels = [], 0
         items.append(item)
         pixels += size
-        if len(items) == batch:
+        if len(items) == batch or pixels >= BATCH_PIXELS:  # at once: the next one would wait beside it
             yield items
             items, pixels = [], 0
     if items:
@@ -215,9 +214,10 @@ def _picture(item: Item) -> Picture:
 def _denoised(denoiser: Denoiser, batch: _Batch, treatment: Treatment) -> list[Item]:
     """Bring a batch back from its noise."""
     items = list(batch.items)
-    for members, x_t in batch.noised.values():
+    while batch.noised:
+        members, x_t = batch.noised.popitem()[1]  # taken out, so that it goes as soon as it is done with
         ids = [items[i].id for i in members]
-        images = quantize(denoise(denoiser, x_t.to(treatment.device), ids, treatment.how, treatment.seed)).cpu().numpy()
+        images = denoise(denoiser, x_t.to(treatment.device), ids, treatment.how, treatment.seed).cpu().numpy()
         for i, image in zip(members, images, strict=True):
             picture = repainted(_picture(items[i]), image)
             if treatment.once is not None:
