@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import Picture, repainted
+from eclipse.data.pixels import as_tensor
 from eclipse.data.store import Row, Source
 from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
 from eclipse.errors import EclipseError
@@ -194,7 +194,8 @@ def _noised(
             by_size.setdefault((height, width), []).append(i)
     noised = {}
     for size, members in by_size.items():
-        images = torch.from_numpy(np.stack([_picture(items[i]).rgb for i in members]))
+        pixels = [_picture(items[i]).rgb for i in members]
+        images = as_tensor(pixels[0][None] if len(pixels) == 1 else np.stack(pixels))
         noised[size] = members, absorb(denoiser, images, [items[i].id for i in members], treatment.how, treatment.seed)
     return noised
 
