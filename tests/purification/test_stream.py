@@ -470,6 +470,31 @@ def test_reading_goes_on_beside_the_network_and_the_disk_and_waits_for_them(
     assert batch < most[-1] < 150 / 5, "a small part of the set is in memory"
 
 
+def test_few_large_images_are_in_memory_whatever_waits_for_what(
+    denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is read, one is at the network, one is stored; and the first was looked at before the work."""
+    store, denoising, add = Counting(archive(tmp_path / "in.npz", 40)), stream.denoise, shards.Shards.add
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(0.005)
+        return denoising(*args)
+
+    def stored(rows: shards.Shards, items: list[Any]) -> None:
+        time.sleep(0.01)
+        add(rows, items)
+        store.ahead -= len(items)
+
+    monkeypatch.setattr(stream, "BATCH_PIXELS", 16)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 48)
+    monkeypatch.setattr(stream, "denoise", slowly)
+    monkeypatch.setattr(shards.Shards, "add", stored)
+    most: list[int] = []
+    counted = Source("counted", store, range(40))
+    purify_source(counted, denoiser, tmp_path / "out.npz", JOB, tell=lambda event: most.append(store.most_ahead))
+    assert 2 <= most[-1] <= 4
+
+
 def test_a_batch_ends_where_its_pixels_would_take_too_much_memory(
     denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
