@@ -126,13 +126,6 @@ def measure(root: Path, name: str) -> dict[str, Any]:
     }
 
 
-def render(found: dict[str, dict[str, Any]]) -> str:
-    head = ("input", *next(iter(found.values())))
-    rows = [head, tuple("---" if word == "input" else "--:" for word in head)]
-    rows += [(name, *(str(figure) for figure in row.values())) for name, row in found.items()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="the file to keep the figures in")
@@ -151,7 +144,6 @@ def main() -> None:
             kept = {"command": command(), "device": describe_device("cpu"), "inputs": found, "versions": versions()}
             write_json(args.out, kept)
         print(name, found[name], flush=True)
-    print(render(found))
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ class Writer:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self._queue: queue.Queue[list[Item] | None] = queue.Queue(maxsize=4)
-        self._room = Room(4 * SHARD_BYTES)
+        self._room = Room(SHARD_BYTES)
         self._waiting: list[Item] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)

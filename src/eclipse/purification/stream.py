@@ -24,7 +24,7 @@ from eclipse.purification.compensation import once
 from eclipse.purification.room import Room
 from eclipse.purification.shards import Item, Shards, Writer, digest_of
 
-BATCH_PIXELS = 1 << 24  # noised at a time: 16 million pixels are 200 MB as float32
+BATCH_PIXELS = 1 << 22  # noised at a time: 4 million pixels are 50 MB as float32
 
 T = TypeVar("T")
 
@@ -147,8 +147,10 @@ def _absorbed(
     first = start
     for items in _batches(source.rows(start), batch, treatment.skip_bad):
         room.enter(_pixels(items))
-        yield _Batch(first, items, _noised(denoiser, treatment, items))
+        noised = _noised(denoiser, treatment, items)
         first += len(items)
+        yield _Batch(first - len(items), items, noised)
+        del items, noised  # not held while the next ones are made
 
 
 def _pixels(items: list[Item]) -> int:
@@ -250,6 +252,7 @@ def _prefetch(items: Iterator[T], ahead: int = 3) -> Generator[T, None, None]:
         try:
             for item in items:
                 offer(item, None)
+                del item  # not held while the next one is made, nor below while it is waited for
                 if stop.is_set():
                     return
             offer(None, None)
@@ -266,6 +269,7 @@ def _prefetch(items: Iterator[T], ahead: int = 3) -> Generator[T, None, None]:
             if item is None:
                 return
             yield item
+            del item
     finally:
         stop.set()
         thread.join()  # a thread that computes while the interpreter shuts down can crash it
