@@ -7,7 +7,6 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -209,10 +208,25 @@ def encode_png(picture: Picture) -> bytes:
     channels, height, width = stored.shape
     color_type = (0, 4, 2, 6)[channels - 1]
     header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
+    file = io.BytesIO()  # of which getvalue makes no copy
+    file.write(_PNG + _chunk(b"IHDR", header))
+    start, crc = file.tell(), zlib.crc32(b"IDAT")
+    file.write(bytes(4) + b"IDAT")
+    for part in _deflated(stored):
+        file.write(part)
+        crc = zlib.crc32(part, crc)
+    size = file.tell() - start - 8
+    file.write(struct.pack(">I", crc) + _chunk(b"IEND", b""))
+    file.seek(start)
+    file.write(struct.pack(">I", size))
+    return file.getvalue()
+
+
+def _deflated(stored: Pixels) -> Iterator[bytes]:
     compressor = zlib.compressobj(1)
-    body = [compressor.compress(_filtered(stored[:, rows]).data) for rows in _slabs(height, width)]
-    body.append(compressor.flush())
-    return b"".join((_PNG, *_chunk(b"IHDR", [header]), *_chunk(b"IDAT", body), *_chunk(b"IEND", [])))
+    for rows in _slabs(*stored.shape[1:]):
+        yield compressor.compress(_filtered(stored[:, rows]).data)
+    yield compressor.flush()
 
 
 def _filtered(stored: Pixels) -> Pixels:
@@ -226,11 +240,8 @@ def _filtered(stored: Pixels) -> Pixels:
     return filtered
 
 
-def _chunk(kind: bytes, parts: list[bytes]) -> Iterator[bytes]:
-    yield struct.pack(">I", sum(map(len, parts)))
-    yield kind
-    yield from parts
-    yield struct.pack(">I", reduce(lambda sum, part: zlib.crc32(part, sum), parts, zlib.crc32(kind)))
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 def _slabs(height: int, width: int) -> Iterator[slice]:

@@ -95,6 +95,7 @@ class Shards:
         png = [None if isinstance(item.picture, str) else encode_png(item.picture) for item in items]
         columns = [[x.id for x in items], [x.name for x in items], [x.origin for x in items], png, refused]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+        del columns, png  # of large images each is as large as they are
         path = self.folder / f"shard-{len(self.files):06d}.arrow"
         with whole(path) as partial, partial.open("xb") as file, pa.ipc.new_file(file, self._schema) as writer:
             writer.write_batch(pa.record_batch(arrays, schema=self._schema))
