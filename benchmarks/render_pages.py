@@ -1,8 +1,9 @@
-"""Write the tables of README.md and docs/research.md that follow from results and code, between their markers.
+"""Write the tables of README.md and docs that follow from results and code, between their markers.
 
 python benchmarks/render_pages.py
 """
 
+import json
 import re
 import textwrap
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from eclipse.report.grid import figures, wording
 from eclipse.report.grid.figures import Section
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "research.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "research.md", ROOT / "docs" / "data.md")
 
 DEFENSES = {
     "none": "",
@@ -105,10 +106,28 @@ def _numbers(preset: Preset) -> tuple[tuple[str, str], ...]:
     )
 
 
+def memory_table() -> str:
+    """What ``memory.py`` measured."""
+    measured = json.loads((ROOT / "benchmarks" / "results" / "memory.json").read_text())
+    found = measured["inputs"]
+    names = list(next(iter(found.values())))
+    rows = (f"| {title} | {' | '.join(f'{row[name]:,}' for name in names)} |" for title, row in found.items())
+    return "\n".join(
+        (
+            f"| {measured['device']} | {' | '.join(names)} |",
+            f"|---|{'--:|' * len(names)}",
+            *rows,
+            "",
+            f"Command: `python benchmarks/{measured['command']}`.",
+        )
+    )
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "central table": lambda: results_table("cpu"),
     "AVX2 table": lambda: results_table("cpu-avx2"),
     "presets": presets_table,
+    "memory": memory_table,
 }
 
 

@@ -432,7 +432,7 @@ def test_an_error_of_the_disk_is_one_sentence_and_leaves_no_half_output(
 
     owner, name = {
         "first": (manifests, "write_json"),
-        "shards": (shards, "write_whole"),
+        "shards": (shards, "whole"),
         "output": (import_module("eclipse.jobs.job"), "whole"),
     }[moment]
     with monkeypatch.context() as patch:

@@ -2,14 +2,18 @@
 
 import io
 import struct
+import tracemalloc
 import warnings
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
-from eclipse.data.picture import Picture, Pixels, decode, encode_png, from_array, resized
+from eclipse.data import picture as pictures
+from eclipse.data.picture import Picture, Pixels, decode, encode_png, from_array, planes, resized
 from eclipse.errors import EclipseError
 
 
@@ -391,3 +395,37 @@ def test_an_image_of_the_size_asked_for_stays_as_it_is_and_a_smaller_one_is_enla
     picture = from_array(rng.integers(0, 256, (3, 12, 12), dtype=np.uint8), "x")
     assert resized(picture, 12) is picture
     assert resized(from_array(np.full((3, 2, 5), 7, np.uint8), "x"), 9).rgb.tolist() == np.full((3, 9, 9), 7).tolist()
+
+
+# Memory
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_slabs_make_no_difference(mode: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(rng.integers(0, 256, (50, 30, 4), dtype=np.uint8))
+    image = image.convert("LA" if "A" in mode else "RGB").convert(mode)
+    data = saved(image, "TIFF" if mode in ("CMYK", "YCbCr", "PA") else "PNG")
+    whole = decode(data, "x")
+    png = encode_png(whole)
+    monkeypatch.setattr(pictures, "_SLAB_PIXELS", 7 * 30)
+    again = decode(data, "x")
+    assert np.array_equal(planes(again), planes(whole)) and again.gray == whole.gray
+    assert encode_png(again) == png
+
+
+def test_no_second_copy_is_made_of_a_large_image_on_its_way(rng: np.random.Generator) -> None:
+    """Of what NumPy and zlib take; Pillow has one more, of four bytes a pixel."""
+    array = rng.integers(0, 256, (3, 2000, 2000), dtype=np.uint8)
+    made, png = peak_of(lambda: encode_png(from_array(array, "x")))
+    assert png < 2.2 * array.nbytes, "of noise, the PNG is as large as the image"
+    _, pixels = peak_of(lambda: decode(made, "x"))
+    assert pixels < 1.9 * array.nbytes
+
+
+def peak_of(work: Callable[[], Any]) -> tuple[Any, int]:
+    """What a function gives, and the most memory that it took."""
+    tracemalloc.start()
+    try:
+        return work(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

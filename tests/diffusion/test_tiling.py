@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from kit.tiny import random_weights, tiny_denoiser
@@ -5,6 +8,7 @@ from torch import Tensor, nn
 
 from eclipse.diffusion import tiling
 from eclipse.diffusion.compact import CompactUNet
+from eclipse.diffusion.samplers import SAMPLERS
 from eclipse.diffusion.tiling import in_tiles
 
 TIME = torch.tensor([3.0, 90.0])
@@ -23,46 +27,53 @@ class Counted(nn.Module):
         return y
 
 
+def tiled(network: Counted, x: Tensor) -> Tensor:
+    return in_tiles(partial(network, time=TIME[: len(x)]), network.margin, x.clone())
+
+
 @pytest.fixture
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "TILE", 8)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    return lambda side: monkeypatch.setattr(tiling, "TILE", side)
 
 
-@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("tile", [8, 32])
 @pytest.mark.parametrize("size", [(83, 61), (16, 200), (64, 64)])
-def test_tiles_make_no_difference(size: tuple[int, int]) -> None:
+def test_tiles_make_no_difference(small_tiles: Callable[[int], None], size: tuple[int, int], tile: int) -> None:
     unet, x = CompactUNet([4, 4], [1, 1]), torch.randn(2, 3, *size)
     random_weights(unet)
+    small_tiles(tile)
     whole = unet(x, TIME)
     network = Counted(unet, unet.margin)
-    torch.testing.assert_close(in_tiles(network, x, TIME), whole, rtol=0, atol=1e-5)
-    assert len(network.seen) == -(-size[0] // 8) * -(-size[1] // 8)
-    assert max(max(pair) for pair in network.seen) <= 8 + 2 * unet.margin
-    assert (in_tiles(Counted(unet, 0), x, TIME) - whole).abs().max() > 1e-3, "the comparison can fail"
+    torch.testing.assert_close(tiled(network, x), whole, rtol=0, atol=1e-5)
+    assert len(network.seen) == -(-size[0] // tile) * -(-size[1] // tile)
+    assert max(max(pair) for pair in network.seen) <= tile + 2 * unet.margin
+    assert (tiled(Counted(unet, 0), x) - whole).abs().max() > 1e-3, "the comparison can fail"
 
 
-@pytest.mark.usefixtures("small_tiles")
-def test_a_network_without_a_margin_sees_the_whole_image() -> None:
+def test_a_network_without_a_margin_sees_the_whole_image(small_tiles: Callable[[int], None]) -> None:
+    small_tiles(8)
     network = Counted(CompactUNet([4, 4], [1, 1]), None)
-    in_tiles(network, torch.randn(2, 3, 40, 30), TIME)
+    tiled(network, torch.randn(2, 3, 40, 30))
     assert network.seen == [(40, 30)]
 
 
-@pytest.mark.usefixtures("small_tiles")
-def test_a_denoiser_runs_its_network_in_tiles() -> None:
-    denoiser, x = tiny_denoiser(), torch.randn(1, 3, 40, 30)
-    margin = denoiser.network.margin
-    assert isinstance(margin, int)
-    network = Counted(denoiser.network, margin)
-    denoiser.network = network
-    denoiser(x, torch.tensor([100]))
-    assert len(network.seen) == 5 * 4
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers_take_large_images_in_tiles_to_the_same_result(small_tiles: Callable[[int], None], name: str) -> None:
+    denoiser, x, z = tiny_denoiser(), torch.randn(1, 3, 40, 30), torch.randn(1, 3, 40, 30)
+    sampler, indices = SAMPLERS[name], (100, 50, 0)
+    with torch.inference_mode():
+        whole = sampler(denoiser, x, denoiser.config.schedule, indices, lambda t: z)
+        denoiser.network = network = Counted(denoiser.network, denoiser.margin)
+        small_tiles(8)
+        found = sampler(denoiser, x.clone(), denoiser.config.schedule, indices, lambda t: z)
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+    assert len(network.seen) == 5 * 4 * (1 if name == "one-step" else 3)
 
 
 def test_tiles_are_of_about_a_megapixel() -> None:
     network = Counted(CompactUNet([1, 1], [0, 0], channels=1), 4)
-    in_tiles(network, torch.zeros(1, 1, 1000, 1000), TIME[:1])
+    tiled(network, torch.zeros(1, 1, 1000, 1000))
     assert network.seen == [(1000, 1000)]
-    in_tiles(network, torch.zeros(1, 1, 1500, 1100), TIME[:1])
+    tiled(network, torch.zeros(1, 1, 1500, 1100))
     assert len(network.seen) == 1 + 4
     assert max(height * width for height, width in network.seen) < 1.2e6

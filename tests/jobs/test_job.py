@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,17 +141,17 @@ def keeping(monkeypatch: pytest.MonkeyPatch, end: BaseException, after: int) -> 
     """End the work when it has kept some parts: with an error that it may tell, or as a kill does."""
     done = itertools.count(1)
 
-    def ending(write: Callable[[Path, bytes], None]) -> Callable[[Path, bytes], None]:
-        def write_and_end(path: Path, content: bytes) -> None:
+    def ending(write: Callable[..., Any]) -> Callable[..., Any]:
+        def write_or_end(*args: Any) -> Any:
             if next(done) > after:
                 raise end
-            write(path, content)
+            return write(*args)
 
-        return write_and_end
+        return write_or_end
 
     with monkeypatch.context() as patch:
-        for module in (shards, state):
-            patch.setattr(module, "write_whole", ending(module.write_whole))
+        for module, name in ((shards, "whole"), (state, "write_whole")):
+            patch.setattr(module, name, ending(getattr(module, name)))
         yield
 
 

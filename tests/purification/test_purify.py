@@ -11,9 +11,10 @@ from kit.tiny import CONFIG, one_sentence, random_weights, some_images, tiny_den
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from eclipse.data.imageset import ImageSet
-from eclipse.diffusion import presets
+from eclipse.diffusion import presets, tiling
 from eclipse.diffusion.denoiser import Denoiser, build_denoiser
 from eclipse.diffusion.presets import FAST, PAPER, PRESETS, Preset, Training, preset_of
 from eclipse.diffusion.samplers import SAMPLERS
@@ -122,6 +123,36 @@ def test_memory_is_bounded_for_large_images(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(arrays, "absorb", counting)
     purify(some_images(5, 16, 16), tiny_denoiser())
     assert sizes == [2, 2, 1]
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most numbers in a float tensor that is not a part of one there was before."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found, known = func(*args, **(kwargs or {})), {storage_of(x) for x in args if isinstance(x, Tensor)}
+        if isinstance(found, Tensor) and found.is_floating_point() and storage_of(found) not in known:
+            self.numbers = max(self.numbers, found.numel())
+        return found
+
+
+def storage_of(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_nothing_is_computed_on_the_whole_of_a_large_image_at_once(
+    sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiling, "TILE", 16)
+    monkeypatch.setattr(algorithm, "_SLAB_PIXELS", 16 * 16)
+    denoiser, images = tiny_denoiser(), torch.from_numpy(some_images(1, 320, 240))
+    how = purification(FAST, CONFIG, sigma=SIGMA, steps=STEPS[sampler], sampler=sampler)
+    x_t = absorb(denoiser, images, ["a"], how, 0)
+    with Largest() as largest:
+        denoise(denoiser, x_t, ["a"], how, 0)
+    assert 0 < largest.numbers < x_t.numel() / 4
 
 
 def test_gray_images_are_purified_as_three_equal_planes_of_which_the_rounded_mean_is_kept() -> None:

@@ -111,7 +111,7 @@ class Breaking:
 def finished_rows(out: Path) -> int:
     """The rows in the shards of an unfinished output; every shard must be whole."""
     files = (pa.py_buffer(path.read_bytes()) for path in shard_folder(out).glob("shard-*.arrow"))
-    return sum(pa.ipc.open_file(file[: -len(shards.checksum(b""))]).read_all().num_rows for file in files)
+    return sum(pa.ipc.open_file(file[: -len(shards.checksum([]))]).read_all().num_rows for file in files)
 
 
 def run_broken(
@@ -381,15 +381,15 @@ def test_a_full_disk_is_one_error_and_what_was_stored_counts(
 ) -> None:
     source, out = open_source(archive(tmp_path / "in.npz", 60)), tmp_path / "out.npz"
     before = threads()
-    write = shards.write_whole
+    whole = shards.whole
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path) -> Any:
         if path.name == f"shard-{failing:06d}.arrow":
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, data)
+        return whole(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "write_whole", full)
+        patch.setattr(shards, "whole", full)
         with pytest.raises(OSError, match="No space left") as caught:
             purify_source(source, denoiser, out, JOB, batch=1)
     assert caught.value.__context__ is None and caught.value.__cause__ is None
@@ -446,7 +446,7 @@ class Counting(ArrayStore):
             yield row
 
 
-@pytest.mark.parametrize(("owner", "slow"), [(stream, "denoise"), (shards, "write_whole")])
+@pytest.mark.parametrize(("owner", "slow"), [(stream, "denoise"), (shards, "whole")])
 def test_reading_goes_on_beside_the_network_and_the_disk_and_waits_for_them(
     denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, slow: str
 ) -> None:
@@ -469,6 +469,31 @@ def test_reading_goes_on_beside_the_network_and_the_disk_and_waits_for_them(
         counted, denoiser, tmp_path / "out.npz", JOB, batch=batch, tell=lambda event: most.append(store.most_ahead)
     )
     assert batch < most[-1] < 150 / 5, "a small part of the set is in memory"
+
+
+def test_few_large_images_are_in_memory_whatever_waits_for_what(
+    denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is read, one is at the network, one is stored; and the first was looked at before the work."""
+    store, denoising, add = Counting(archive(tmp_path / "in.npz", 40)), stream.denoise, shards.Shards.add
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(0.005)
+        return denoising(*args)
+
+    def stored(rows: shards.Shards, items: list[Any]) -> None:
+        time.sleep(0.01)
+        add(rows, items)
+        store.ahead -= len(items)
+
+    monkeypatch.setattr(stream, "BATCH_PIXELS", 16)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 48)
+    monkeypatch.setattr(stream, "denoise", slowly)
+    monkeypatch.setattr(shards.Shards, "add", stored)
+    most: list[int] = []
+    counted = Source("counted", store, range(40))
+    purify_source(counted, denoiser, tmp_path / "out.npz", JOB, tell=lambda event: most.append(store.most_ahead))
+    assert 2 <= most[-1] <= 4
 
 
 def test_a_batch_ends_where_its_pixels_would_take_too_much_memory(

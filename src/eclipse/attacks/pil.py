@@ -16,7 +16,7 @@ from eclipse.classifiers.fit import Recipe
 from eclipse.classifiers.pgd import PGD, pgd
 from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pixels import to_unit
+from eclipse.data.pixels import as_tensor, to_unit
 from eclipse.errors import EclipseError
 from eclipse.parameters import levels
 from eclipse.runs.state import Work
@@ -83,7 +83,7 @@ class PIL(Attack):
         (network,) = train_surrogate(self.surrogate(clean, work), clean, recipe, work)
 
         def craft(rows: slice) -> Tensor:
-            x = to_unit(torch.from_numpy(clean.images[rows].copy()).to(work.device))
+            x = to_unit(as_tensor(clean.images[rows]).to(work.device))
             y = labels[rows].to(work.device)
 
             def loss(poisoned: Tensor) -> Tensor:

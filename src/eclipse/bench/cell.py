@@ -4,7 +4,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from eclipse.compute.device import compute_dtype, describe_device
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses import DEFENSES
 from eclipse.defenses.defense import Defense
-from eclipse.defenses.victim import Trained, train_victim
+from eclipse.defenses.victim import train_victim
 from eclipse.parameters import all_fields
 from eclipse.runs.manifest import date, versions
 from eclipse.runs.state import StageStep, State, Work
@@ -79,6 +79,9 @@ class Bench:
         defense, test = self.grid.defense(choice.defense), self._kept.load(self.sets["test"])
         poisoned = self.poisoned(choice.attack, tell)
         prepared = self._prepared(choice.defense, poisoned, tell)
+        data, attack = self._about_data(poisoned.images, test), self._about_attack(choice.attack, poisoned.fingerprint)
+        seconds = _seconds(poisoned, prepared)
+        del poisoned  # not held beside the prepared set: either may fill half of the memory
         trained = train_victim(
             prepared.images, test, defense, choice.arch, self.recipe, Work(choice.seed, self.device, State(None, tell))
         )
@@ -86,15 +89,15 @@ class Bench:
             cell=self.name(choice),
             grid=self.grid.name,
             protocol=self.grid.protocol,
-            data=self._about_data(poisoned.images, test),
-            attack=self._about_attack(choice.attack, poisoned.fingerprint),
+            data=data,
+            attack=attack,
             defense=self._about_defense(choice.defense, defense),
             victim=Victim(choice.arch, trained.parameters, **CLASSIFIERS.code(choice.arch)),
             recipe=result.Recipe(self.grid.victims.recipe, asdict(self.recipe)),
             seed=choice.seed,
             accuracy=trained.accuracy,
             epochs=tuple(Epoch(**epoch) for epoch in trained.epochs),  # type: ignore[arg-type]
-            seconds=_seconds(poisoned, prepared, trained),
+            seconds=replace(seconds, train=round(trained.seconds, 2)),
             prepared=prepared.fingerprint,
             device=describe_device(self.device),
             precision=str(compute_dtype(self.device)[0]).removeprefix("torch."),
@@ -246,7 +249,8 @@ def _code(name: str, attack: Attack) -> dict[str, str]:
     return {**ATTACKS.code(name), **attack.surrogate_code()}
 
 
-def _seconds(poisoned: Kept, prepared: Kept, trained: Trained) -> Seconds:
+def _seconds(poisoned: Kept, prepared: Kept) -> Seconds:
+    """Those before the training."""
     own = prepared is not poisoned
     return Seconds(
         poison=poisoned.seconds,
@@ -254,5 +258,5 @@ def _seconds(poisoned: Kept, prepared: Kept, trained: Trained) -> Seconds:
         prepare=prepared.seconds if own else 0.0,
         prepare_shared=own and prepared.shared,
         denoiser=prepared.denoiser if own else 0.0,
-        train=round(trained.seconds, 2),
+        train=0.0,
     )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from eclipse.compute.device import autocast, channels_last, seeded
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pixels import to_unit
+from eclipse.data.pixels import as_tensor, to_unit
 from eclipse.errors import EclipseError, unknown
 
 Augment: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -141,7 +141,7 @@ def fit(
     labels = torch.tensor(train.require_labels("training a victim"), device=device)
     if len(train) < 2:
         raise EclipseError(f"{len(train)} training images; expected at least 2 to train a victim")
-    images = torch.from_numpy(train.images.copy()).to(device)
+    images = as_tensor(train.images).to(device)
     channels_last(network.to(device))
     optimizer = optimizer or make_optimizer(network, recipe)
     forward = cast(nn.Module, torch.compile(network)) if compiled else network
@@ -199,7 +199,7 @@ def crop_and_flip(images: Tensor, pad: int, flip: bool) -> Tensor:
 
 def unit_rows(images: ImageSet, rows: slice, device: str) -> Tensor:
     """Some images of a set in [0, 1], in the memory layout that networks like."""
-    x = to_unit(torch.from_numpy(images.images[rows].copy()).to(device))
+    x = to_unit(as_tensor(images.images[rows]).to(device))
     return x.contiguous(memory_format=torch.channels_last)
 
 

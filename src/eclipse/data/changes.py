@@ -37,13 +37,21 @@ def l2(values: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _largest(change: NDArray[np.int16]) -> NDArray[np.float64]:
-    largest: NDArray[np.float64] = np.abs(change).max(axis=(1, 2, 3)) / 255
+    axes = (1, 2, 3)
+    largest: NDArray[np.float64] = np.maximum(change.max(axis=axes), -change.min(axis=axes)) / 255
     return largest
+
+
+def _length(change: NDArray[np.int16]) -> NDArray[np.float64]:
+    """The L2 norm; of large images part by part, since they would take sixteen bytes a value."""
+    values = change.reshape(len(change), -1)
+    parts = [l2(values[:, first : first + CHUNK_VALUES] / 255) for first in range(0, values.shape[1], CHUNK_VALUES)]
+    return parts[0] if len(parts) == 1 else l2(np.stack(parts, axis=1))
 
 
 NORMS: dict[str, Callable[[NDArray[np.int16]], NDArray[np.float64]]] = {
     "Linf": _largest,
-    "L2": lambda change: l2(change / 255),
+    "L2": _length,
     "L0": lambda change: change.any(axis=1).sum(axis=(1, 2)).astype(np.float64),
     "none": _largest,
 }
@@ -210,22 +218,38 @@ class Spectrum:
 
     def __init__(self) -> None:
         self._power: NDArray[np.float64] | None = None
+        self._shape = (0, 0)
         self._given_up = False
 
     def add(self, change: Change) -> None:
         """Count a change."""
         if self._power is None:
-            self._power = np.zeros(change.shape[1:])
-        self._given_up |= self._power.shape != change.shape[1:]
+            _, height, width = change.shape
+            self._shape = height, width
+            self._power = np.zeros((height, width // 2 + 1))  # the other half is its mirror image
+        self._given_up |= change.shape[1:] != self._shape
         if not self._given_up:
-            for plane in change:  # one at a time: images may be large
-                self._power += np.square(np.abs(np.fft.fft2(plane)))
+            for plane in change:
+                self._add(plane, self._power)
+
+    def _add(self, plane: NDArray[np.int16], power: NDArray[np.float64]) -> None:
+        """Transform rows, then columns, a part at a time: images may be large."""
+        height, width = power.shape
+        half: NDArray[np.complex128] = np.empty((height, width), np.complex128)
+        rows, columns = max(1, CHUNK_VALUES // width), max(1, CHUNK_VALUES // height)
+        for top in range(0, height, rows):
+            half[top : top + rows] = np.fft.rfft(plane[top : top + rows])
+        for left in range(0, width, columns):
+            part = slice(left, left + columns)
+            power[:, part] += np.square(np.abs(np.fft.fft(half[:, part], axis=0)))
 
     def shares(self) -> tuple[float, ...] | None:
         """The shares of the energy between ``BANDS``."""
         if self._given_up or self._power is None or not self._power.any():
             return None
-        height, width = self._power.shape
-        frequency = 32 * np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
+        height, width = self._shape
+        frequency = 32 * np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
         band = np.digitize(frequency, BANDS)
-        return tuple(float(self._power[band == i].sum() / self._power.sum()) for i in range(len(BANDS) + 1))
+        both = self._power.copy()
+        both[:, 1 : (width + 1) // 2] *= 2
+        return tuple(float(both[band == i].sum() / both.sum()) for i in range(len(BANDS) + 1))

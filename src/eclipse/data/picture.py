@@ -5,6 +5,7 @@ import re
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 2**26  # 8192 x 8192; larger ones are decompression bombs or belong cut into pieces
 MAX_BYTES = 2**28  # of one encoded image
+_SLAB_PIXELS = 2**20  # of a large image, worked on at a time
 
 # Only formats that hold 8-bit still images and whose decoders run no other program (EPS runs Ghostscript).
 _HAS_AVIF = "avif" in features.modules and features.check("avif")  # a matter of Pillow's version and how it was built
@@ -106,7 +108,7 @@ def form_of(data: bytes | Pixels) -> tuple[tuple[int, int], bool] | None:
         return picture.rgb.shape[1:], picture.alpha is not None
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            size = (image.width, image.height) if _turn_of(image) in _SIDEWAYS else (image.height, image.width)
+            size = (image.width, image.height) if _orientation(image) in _SIDEWAYS else (image.height, image.width)
             return size, image.has_transparency_data
     except Exception:  # as in ``decode``
         return None
@@ -118,7 +120,7 @@ def _decoded(data: bytes, name: str, max_pixels: int) -> Picture:
         image.load()
         if image.format == "PNG" and "transparency" in image.info:
             _scale_transparency(image, data[24])
-        return _from_pillow(_upright(image))
+        return from_array(_turned(_planes_of(image), _orientation(image)), "the decoded image")
 
 
 def _without_metadata(data: bytes) -> bytes | None:
@@ -145,31 +147,26 @@ def _scale_transparency(image: Image.Image, depth: int) -> None:
         image.info["transparency"] = tuple(value & most for value in key)
 
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_SIDEWAYS = (5, 6, 7, 8)
 
 
-_SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; ``ImageOps.exif_transpose`` writes the other metadata anew, and fails with them."""
-    turn = _turn_of(image)
-    return image if turn is None else image.transpose(turn)
-
-
-def _turn_of(image: Image.Image) -> Image.Transpose | None:
+def _orientation(image: Image.Image) -> Any:
+    """The EXIF orientation; ``ImageOps.exif_transpose`` writes the other metadata anew, and fails with them."""
     try:
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF data; Pillow raises almost anything
-        return None
+        return 1
+
+
+def _turned(planes: Pixels, orientation: Any) -> Pixels:
+    """Apply an EXIF orientation to (C, H, W): 1 to 8, whatever else is as good as 1."""
+    if orientation in _SIDEWAYS:
+        planes = planes.transpose(0, 2, 1)
+    if orientation in (3, 4, 7, 8):
+        planes = planes[:, ::-1]
+    if orientation in (2, 3, 6, 7):
+        planes = planes[:, :, ::-1]
+    return np.ascontiguousarray(planes)
 
 
 def begins_as_image(head: bytes) -> bool:
@@ -225,19 +222,48 @@ def encode_png(picture: Picture) -> bytes:
     """
     stored = planes(picture)
     channels, height, width = stored.shape
-    lines = stored.transpose(1, 2, 0).reshape(height, width * channels)
-    filtered = np.empty((height, 1 + width * channels), np.uint8)
-    filtered[:, 0] = 1  # filter "Sub": each byte minus the one of the pixel to its left
-    filtered[:, 1:] = lines
-    filtered[:, 1 + channels :] -= lines[:, :-channels]
     color_type = (0, 4, 2, 6)[channels - 1]
     header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
-    body = zlib.compress(filtered.data, 1)
-    return _PNG + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+    file = io.BytesIO()  # of which getvalue makes no copy
+    file.write(_PNG + _chunk(b"IHDR", header))
+    start, crc = file.tell(), zlib.crc32(b"IDAT")
+    file.write(bytes(4) + b"IDAT")
+    for part in _deflated(stored):
+        file.write(part)
+        crc = zlib.crc32(part, crc)
+    size = file.tell() - start - 8
+    file.write(struct.pack(">I", crc) + _chunk(b"IEND", b""))
+    file.seek(start)
+    file.write(struct.pack(">I", size))
+    return file.getvalue()
+
+
+def _deflated(stored: Pixels) -> Iterator[bytes]:
+    compressor = zlib.compressobj(1)
+    for rows in _slabs(*stored.shape[1:]):
+        yield compressor.compress(_filtered(stored[:, rows]).data)
+    yield compressor.flush()
+
+
+def _filtered(stored: Pixels) -> Pixels:
+    """The lines of a PNG, each with its filter: "Sub", each byte minus the one of the pixel to its left."""
+    channels, height, width = stored.shape
+    lines = stored.transpose(1, 2, 0).reshape(height, width * channels)
+    filtered = np.empty((height, 1 + width * channels), np.uint8)
+    filtered[:, 0] = 1
+    filtered[:, 1:] = lines
+    filtered[:, 1 + channels :] -= lines[:, :-channels]
+    return filtered
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+def _slabs(height: int, width: int) -> Iterator[slice]:
+    """Cut the rows of an image, so that what is made of a large one on the way is small."""
+    rows = max(1, _SLAB_PIXELS // width)
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _refuse_unfit(image: Image.Image, data: bytes, name: str, max_pixels: int) -> None:
@@ -286,8 +312,13 @@ def _too_large(name: str, size: str, max_pixels: int) -> str:
     return f"{name} is {size}, as decompression bombs are; expected at most {max_pixels:,} pixels: shrink or omit it"
 
 
-def _from_pillow(image: Image.Image) -> Picture:
-    gray = image.mode in _GRAY_MODES
-    mode = ("L" if gray else "RGB") + ("A" if image.has_transparency_data else "")
-    array = np.asarray(image if image.mode == mode else image.convert(mode))
-    return from_array(array if array.ndim == 2 else array.transpose(2, 0, 1), "the decoded image")
+def _planes_of(image: Image.Image) -> Pixels:
+    """The pixels, (1..4, H, W)."""
+    mode = ("L" if image.mode in _GRAY_MODES else "RGB") + ("A" if image.has_transparency_data else "")
+    planes = np.empty((len(mode), image.height, image.width), np.uint8)
+    for rows in _slabs(image.height, image.width):
+        whole = rows == slice(0, image.height)
+        part = image if whole else image.crop((0, rows.start, image.width, rows.stop))
+        array = np.asarray(part if part.mode == mode else part.convert(mode))
+        planes[:, rows] = array if array.ndim == 2 else array.transpose(2, 0, 1)
+    return planes

@@ -15,6 +15,16 @@ Stored = NDArray[np.uint8]
 _CHANNELS = 4  # that an image can have: color and alpha
 
 
+def as_tensor(images: Stored) -> "Tensor":
+    """The same pixels, which are not to be changed, as a tensor; without a copy where they lie in order.
+
+    A set of images may fill half of the memory.
+    """
+    import torch
+
+    return torch.from_numpy(np.require(images, requirements=["C", "W"]))  # torch warns of an array that is read-only
+
+
 def to_unit(images: "Tensor") -> "Tensor":
     """Turn uint8 pixels into float32 in [0, 1]."""
     return images.float().div_(255)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from eclipse.compute.device import autocast, resolve_device, seeded
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pixels import quantize, to_unit
+from eclipse.data.pixels import as_tensor, quantize, to_unit
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.disentangling import DisentanglingVAE, Parts
 from eclipse.errors import EclipseError
@@ -99,7 +99,7 @@ class DVAE(Defense):
         if found := work.state.load(name):
             unpack(found[0], network, optimizer)
             done = found[1]["epoch"]
-        images = torch.from_numpy(data.images.copy()).to(work.device)
+        images = as_tensor(data.images).to(work.device)
         labels = torch.tensor(data.require_labels(name), device=work.device)
         for epoch in range(done, self.epochs):
             optimizer.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
@@ -158,7 +158,7 @@ def _mapped(data: ImageSet, change: Callable[[Tensor, Tensor], Tensor], purpose:
     out, labels = np.empty_like(data.images), torch.tensor(data.require_labels(purpose))
     for first in range(0, len(data), _ROWS):
         rows = slice(first, first + _ROWS)
-        x = to_unit(torch.from_numpy(data.images[rows].copy()).to(work.device))
+        x = to_unit(as_tensor(data.images[rows]).to(work.device))
         with seeded(work.seed, purpose, first, work.device):
             out[rows] = quantize(change(x, labels[rows].to(work.device))).cpu().numpy()
     return data.with_images(out)

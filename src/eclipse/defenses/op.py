@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from eclipse.classifiers.fit import Recipe, fit
 from eclipse.compute.device import seeded
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pixels import quantize, to_unit
+from eclipse.data.pixels import as_tensor, quantize, to_unit
 from eclipse.defenses.cutmix import CutMix
 from eclipse.defenses.defense import Defense
 from eclipse.errors import EclipseError, require
@@ -78,7 +78,7 @@ class OP(Defense):
         projected = np.empty_like(data.images)
         for first in range(0, len(data), ROWS):
             rows = slice(first, first + ROWS)
-            x = to_unit(torch.from_numpy(data.images[rows].copy()).to(work.device))
+            x = to_unit(as_tensor(data.images[rows]).to(work.device))
             projected[rows] = quantize(project(x, basis)).cpu().numpy()
         return data.with_images(projected)
 

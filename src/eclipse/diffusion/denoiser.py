@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from eclipse.diffusion.schedule import NoiseSchedule
-from eclipse.diffusion.tiling import in_tiles
 from eclipse.errors import EclipseError, check_installed, unknown
 from eclipse.registry import Registry
 
@@ -117,13 +116,18 @@ class Denoiser(nn.Module):
         self.config = config
         self.network = network
 
+    @property
+    def margin(self) -> int | None:
+        """How far the answer for a pixel looks around it; None where it sees the whole image."""
+        return getattr(self.network, "margin", None)
+
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         """Predict the noise in x_t ((B, C, H, W), on [-1, 1]) at step indices t (int64, (B,)), in float32."""
         self.config.check_size(*x_t.shape[-2:])
         # A float on improved-diffusion's scale of 1000 steps, never rounded: index 99 of 4000 is 24.75.
         time = t.float() * (1000.0 / self.config.schedule.T)
         dtype = next(self.network.parameters()).dtype
-        output = in_tiles(self.network, x_t.to(dtype), time).float()
+        output = self.network(x_t.to(dtype), time).float()
         outputs = 2 if self.config.learned_variance else 1
         if output.shape[1] != outputs * x_t.shape[1]:
             raise EclipseError(

@@ -1,30 +1,49 @@
-"""Large images in tiles: what a tile's activations take bounds the memory for an image of any size."""
+"""Large images in tiles: what a tile takes on its way bounds the memory for an image of any size."""
 
-from typing import cast
+from collections import deque
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 TILE = 1024  # pixels a side; a multiple of what networks pad images to
 
 
-def in_tiles(network: nn.Module, x: Tensor, time: Tensor) -> Tensor:
-    """Run a network on (B, C, H, W), in tiles where that is more than ``TILE`` x ``TILE`` pixels.
+def in_tiles(step: Callable[..., Tensor], margin: int | None, x: Tensor, *others: Tensor) -> Tensor:
+    """Take (B, C, H, W) a step further, in tiles where that is more than ``TILE`` x ``TILE`` pixels.
 
-    A network says by its ``margin`` that no pixel's answer depends on pixels farther away than this, so that tiles with
-    such a margin around them give what the whole image would. It must be a multiple of what the network pads images to.
-    One without a margin sees the whole image.
+    Args:
+        step: from x, and what else it needs, to what takes the place of x.
+        margin: no pixel's answer depends on pixels farther away than this, so that tiles with such a margin around them
+            give what the whole image would. It must be a multiple of what the network pads images to. None for a step
+            that sees the whole image.
+        x: where tiles are made of it, the result is written into it.
+        others: of the shape of x, cut up like it.
     """
-    margin = cast(int | None, getattr(network, "margin", None))
     height, width = x.shape[2:]
     if margin is None or height * width <= TILE**2:
-        return cast(Tensor, network(x, time))
+        return step(_fast(x), *others)
 
     def tile(top: int, left: int) -> Tensor:
         above, before = min(top, margin), min(left, margin)
-        bottom, right = top + TILE + margin, left + TILE + margin
-        answer = network(x[:, :, top - above : bottom, left - before : right], time)
-        return cast(Tensor, answer[:, :, above : above + TILE, before : before + TILE])
+        rows, columns = slice(top - above, top + TILE + margin), slice(left - before, left + TILE + margin)
+        answer = step(_fast(x[:, :, rows, columns]), *(other[:, :, rows, columns] for other in others))
+        return answer[:, :, above : above + TILE, before : before + TILE]
 
-    tops, lefts = range(0, height, TILE), range(0, width, TILE)
-    return torch.cat([torch.cat([tile(top, left) for left in lefts], 3) for top in tops], 2)
+    done = deque[tuple[int, Tensor]]()  # rows whose place in x is still needed, as the margin of those below
+
+    def put(before: int) -> None:
+        while done and done[0][0] + TILE <= before:
+            top, rows = done.popleft()
+            x[:, :, top : top + TILE] = rows
+
+    for top in range(0, height, TILE):
+        done.append((top, torch.cat([tile(top, left) for left in range(0, width, TILE)], 3)))
+        put(top + TILE - margin)
+    put(height + TILE)
+    return x
+
+
+def _fast(x: Tensor) -> Tensor:
+    """In the memory layout that networks are fastest on."""
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,7 @@
 """Sparse diffusion purification of a batch (paper Algorithm 1, lines 11-23): absorb, then denoise."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eclipse.compute.device import channels_last, compute_dtype
 from eclipse.compute.randomness import normal_like
-from eclipse.data.pixels import to_unit
+from eclipse.data.pixels import quantize, to_unit
 from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
 from eclipse.diffusion.presets import Preset
 from eclipse.diffusion.process import q_sample
@@ -92,10 +92,7 @@ def absorb(denoiser: Denoiser, images: Tensor, ids: Sequence[str], how: Purifica
     """
     t_star = how.indices[0]
     x_t = torch.from_numpy(normal_like(seed, ids, t_star, images.shape[1:], purpose="absorb"))
-    rows = max(1, _SLAB_PIXELS // (len(images) * images.shape[3]))
-    for x, eps in zip(
-        torch.split(images, rows, 2), torch.split(x_t, rows, 2), strict=True
-    ):  # in place: one copy of a large image
+    for x, eps in _slabs(images, x_t):  # in place: one copy of a large image
         x_p = 2.0 * to_unit(x) - 1.0
         eps.copy_(q_sample(denoiser.config.schedule, x_p, torch.tensor([t_star]), eps))
     return x_t
@@ -107,28 +104,40 @@ def denoise(denoiser: Denoiser, x: Tensor, ids: Sequence[str], how: Purification
 
     Args:
         denoiser: as ``prepare`` returned it.
-        x: from ``absorb``.
+        x: from ``absorb``; the memory of large images is used again.
         ids: one a row, for the noise of ancestral steps.
         how: names the sampler and its steps.
         seed: of that noise.
 
     Returns:
-        Purified images, float32 on [0, 1], (B, 3, H, W).
+        Purified images, uint8, (B, 3, H, W).
     """
     size = group_size(x.shape[-2] * x.shape[-1], x.device.type)
-    groups = []
+    images = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
     for first in range(0, len(x), size):
         real = min(size, len(x) - first)
-        rows = torch.arange(size).clamp(max=real - 1)  # the last one fills the group up
         names = ids[first : first + real]
 
-        def noise(t: int, rows: Tensor = rows, names: Sequence[str] = names) -> Tensor:
+        def noise(t: int, names: Sequence[str] = names) -> Tensor:
             z = torch.from_numpy(normal_like(seed, names, t, x.shape[1:], purpose="denoise"))
-            return z[rows].to(x.device)
+            return _filled(z, size).to(x.device)
 
-        group = x[first + rows].contiguous(memory_format=torch.channels_last)
-        groups.append(SAMPLERS[how.sampler](denoiser, group, denoiser.config.schedule, how.indices, noise)[:real])
-    return torch.cat(groups).add_(1.0).div_(2.0)
+        group = _filled(x[first : first + real], size)
+        x0 = SAMPLERS[how.sampler](denoiser, group, denoiser.config.schedule, how.indices, noise)
+        for part, stored in _slabs(x0[:real], images[first : first + real]):
+            stored.copy_(quantize(part.add(1.0).div_(2.0)))
+    return images
+
+
+def _filled(images: Tensor, size: int) -> Tensor:
+    """Fill a group up with copies of its last one."""
+    return images if len(images) == size else images[torch.arange(size).clamp(max=len(images) - 1)]
+
+
+def _slabs(*images: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut images (B, C, H, W) into parts of a few rows, so that what is made of large ones on the way is small."""
+    rows = max(1, _SLAB_PIXELS // (len(images[0]) * images[0].shape[3]))
+    return zip(*(torch.split(some, rows, 2) for some in images), strict=True)
 
 
 def group_size(pixels: int, device_type: str) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eclipse.compute.device import resolve_device
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pixels import Stored, check_array, gray, quantize, to_color
+from eclipse.data.pixels import Stored, as_tensor, check_array, gray, to_color
 from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig, check_denoiser
 from eclipse.diffusion.presets import preset_of
 from eclipse.diffusion.training import Images
@@ -111,8 +111,8 @@ def _purified(
     size = group_size(images.shape[2] * images.shape[3], torch.device(device).type)
     for start in range(first, len(images), size):
         rows = slice(start, min(start + size, len(images)))
-        x_t = absorb(ready, torch.from_numpy(to_color(images[rows]).copy()), ids[rows], how, seed)
-        part = quantize(denoise(ready, x_t.to(device), ids[rows], how, seed)).cpu().numpy()
+        x_t = absorb(ready, as_tensor(to_color(images[rows])), ids[rows], how, seed)
+        part = denoise(ready, x_t.to(device), ids[rows], how, seed).cpu().numpy()
         yield rows, gray(part) if images.shape[1] == 1 else part
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from eclipse.data.picture import Picture, encode_png
 from eclipse.data.store import Row, Source
 from eclipse.errors import EclipseError, reading
 from eclipse.purification.room import Room
-from eclipse.runs.files import write_whole
+from eclipse.runs.files import whole
 from eclipse.runs.manifest import check_same_settings
 
 SHARD_ROWS, SHARD_BYTES = 2048, 64 << 20  # whichever is reached first; what a kill can lose
-_SUM_BYTES = 16
+_SUM_BYTES, _PART_BYTES = 16, 1 << 20
 _SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -96,12 +96,13 @@ class Shards:
         png = [None if isinstance(item.picture, str) else encode_png(item.picture) for item in items]
         columns = [[x.id for x in items], [x.name for x in items], [x.origin for x in items], png, refused]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, self._schema) as writer:
-            writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        del columns, png  # of large images each is as large as they are
         path = self.folder / f"shard-{len(self.files):06d}.arrow"
-        table = sink.getvalue()
-        write_whole(path, table.to_pybytes() + checksum(table))
+        with whole(path) as partial, partial.open("x+b") as file:
+            with pa.ipc.new_file(file, self._schema) as writer:
+                writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+            file.seek(0)
+            file.write(checksum(iter(lambda: file.read(_PART_BYTES), b"")))
         self.files.append(path)
 
     def pictures(self, source: Source) -> Iterator[tuple[str, bytes]]:
@@ -143,7 +144,7 @@ def _read_table(path: Path, verified: bool) -> pa.Table:
     with pa.memory_map(str(path)) as file:
         content = file.read_buffer()
     body = content.slice(0, max(len(content) - _SUM_BYTES, 0))
-    if verified and checksum(body) != content.slice(len(body)).to_pybytes():
+    if verified and checksum([body]) != content.slice(len(body)).to_pybytes():
         raise ValueError("its bytes are not those that were written")
     table = pa.ipc.open_file(body).read_all()
     table.validate(full=True)
@@ -152,9 +153,12 @@ def _read_table(path: Path, verified: bool) -> pa.Table:
     return table
 
 
-def checksum(data: Any) -> bytes:
+def checksum(parts: Iterable[Any]) -> bytes:
     """What stands behind the table in a file: a digest of all before it, which tells damaged images from made ones."""
-    return hashlib.blake2b(data, digest_size=_SUM_BYTES).digest()
+    digest = hashlib.blake2b(digest_size=_SUM_BYTES)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
 
 
 class Writer:
@@ -163,7 +167,7 @@ class Writer:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self._queue: queue.Queue[list[Item] | None] = queue.Queue(maxsize=4)
-        self._room = Room(4 * SHARD_BYTES)
+        self._room = Room(SHARD_BYTES)
         self._waiting: list[Item] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)

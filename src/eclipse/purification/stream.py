@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import Picture, repainted
-from eclipse.data.pixels import quantize
+from eclipse.data.pixels import as_tensor
 from eclipse.data.store import Row, Source
 from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
 from eclipse.errors import EclipseError
@@ -25,7 +24,7 @@ from eclipse.purification.compensation import once
 from eclipse.purification.room import Room
 from eclipse.purification.shards import Item, Shards, Writer, digest_of
 
-BATCH_PIXELS = 1 << 24  # noised at a time: 16 million pixels are 200 MB as float32
+BATCH_PIXELS = 1 << 22  # noised at a time: 4 million pixels are 50 MB as float32
 
 T = TypeVar("T")
 
@@ -148,8 +147,10 @@ def _absorbed(
     first = start
     for items in _batches(source.rows(start), batch, treatment.skip_bad):
         room.enter(_pixels(items))
-        yield _Batch(first, items, _noised(denoiser, treatment, items))
+        noised = _noised(denoiser, treatment, items)
         first += len(items)
+        yield _Batch(first - len(items), items, noised)
+        del items, noised  # not held while the next ones are made
 
 
 def _pixels(items: list[Item]) -> int:
@@ -168,7 +169,7 @@ def _batches(rows: Iterator[Row], batch: int, skip_bad: bool) -> Iterator[list[I
             items, pixels = [], 0
         items.append(item)
         pixels += size
-        if len(items) == batch:
+        if len(items) == batch or pixels >= BATCH_PIXELS:  # at once: the next one would wait beside it
             yield items
             items, pixels = [], 0
     if items:
@@ -195,7 +196,8 @@ def _noised(
             by_size.setdefault((height, width), []).append(i)
     noised = {}
     for size, members in by_size.items():
-        images = torch.from_numpy(np.stack([_picture(items[i]).rgb for i in members]))
+        pixels = [_picture(items[i]).rgb for i in members]
+        images = as_tensor(pixels[0][None] if len(pixels) == 1 else np.stack(pixels))
         noised[size] = members, absorb(denoiser, images, [items[i].id for i in members], treatment.how, treatment.seed)
     return noised
 
@@ -215,9 +217,10 @@ def _picture(item: Item) -> Picture:
 def _denoised(denoiser: Denoiser, batch: _Batch, treatment: Treatment) -> list[Item]:
     """Bring a batch back from its noise."""
     items = list(batch.items)
-    for members, x_t in batch.noised.values():
+    while batch.noised:
+        members, x_t = batch.noised.popitem()[1]  # taken out, so that it goes as soon as it is done with
         ids = [items[i].id for i in members]
-        images = quantize(denoise(denoiser, x_t.to(treatment.device), ids, treatment.how, treatment.seed)).cpu().numpy()
+        images = denoise(denoiser, x_t.to(treatment.device), ids, treatment.how, treatment.seed).cpu().numpy()
         for i, image in zip(members, images, strict=True):
             picture = repainted(_picture(items[i]), image)
             if treatment.once is not None:
@@ -249,6 +252,7 @@ def _prefetch(items: Iterator[T], ahead: int = 3) -> Generator[T, None, None]:
         try:
             for item in items:
                 offer(item, None)
+                del item  # not held while the next one is made, nor below while it is waited for
                 if stop.is_set():
                     return
             offer(None, None)
@@ -265,6 +269,7 @@ def _prefetch(items: Iterator[T], ahead: int = 3) -> Generator[T, None, None]:
             if item is None:
                 return
             yield item
+            del item
     finally:
         stop.set()
         thread.join()  # a thread that computes while the interpreter shuts down can crash it

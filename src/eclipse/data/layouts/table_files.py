@@ -118,10 +118,14 @@ def _joined(rows: Iterable[Any]) -> Iterator[Any]:
         waiting.append(row)
         size += row.nbytes
         if len(waiting) == _BATCH_ROWS or size >= _BATCH_BYTES:
-            batch, waiting, size = pa.concat_batches(waiting), [], 0
+            batch, waiting, size = _one(waiting), [], 0
             yield batch
     if waiting:
-        yield pa.concat_batches(waiting)
+        yield _one(waiting)
+
+
+def _one(batches: list[Any]) -> Any:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)  # which copies also a single one
 
 
 def _parquet_writer(target: Path, schema: Any, image: str) -> AbstractContextManager[Any]:
