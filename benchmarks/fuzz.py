@@ -382,7 +382,7 @@ def damage(reader: str, root: Path, draw: random.Random) -> None:
     if behind and path.suffix == ".tar":
         data = _with_checksums(data)
     if behind and reader == "shards":
-        data = data[:-16] + checksum(data[:-16])
+        data = data[:-16] + checksum([data[:-16]])
     path.write_bytes(data)
     if reader == "denoiser" and path.name == WEIGHTS and behind:
         config = json.loads((root / "in" / CONFIG).read_bytes())

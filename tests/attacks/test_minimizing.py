@@ -213,7 +213,7 @@ def test_em_brings_the_surrogates_loss_to_near_zero_by_its_noise(tmp_path: Path)
     clean = smooth_set(80)
     poisoned, network = crafted(make_attack("em", scale="small", batch=32, target=1.0), clean, tmp_path)
     loss, accuracy = score(network, poisoned)
-    assert loss < 0.05 and accuracy == 1.0
+    assert loss < 0.05 and accuracy > 0.95
     assert score(network, clean)[0] > 10 * loss, "without the noise it has learned little"
 
 

@@ -413,7 +413,7 @@ def wide(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         (put("middle_block.1.qkv.weight", 190, 64, 1), "'middle_block.1.qkv.weight' has the wrong shape"),
         (put("input_blocks.1.0.emb_layers.1.weight", 32, 128), "'input_blocks.1.0.emb_layers.1.weight' has the wrong"),
         (put("input_blocks.0.0.weight", 0, 3, 3, 3), "its first convolution is empty"),
-        (wide, "'conv_in.*' has the wrong shape"),
+        (wide, "it has an unknown tensor 'input_blocks.3.0.skip_connection.bias'"),
         (put("out.2.weight", 5, 32, 3, 3), "it gives 5 channels for 3"),
         (put("out.0.bias", 32, value=math.inf), "'out.0.bias' has the wrong shape or values that are not finite"),
         (lambda tensors: {"state_dict": tensors}, "it holds something else than named tensors"),

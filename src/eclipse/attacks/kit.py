@@ -42,6 +42,7 @@ from eclipse.compute.randomness import normal_like as normal_like
 from eclipse.compute.randomness import stream as stream
 from eclipse.data.changes import chunks as chunks
 from eclipse.data.imageset import ImageSet as ImageSet
+from eclipse.data.pixels import as_tensor as as_tensor
 from eclipse.data.pixels import quantize as quantize
 from eclipse.data.pixels import to_unit as to_unit
 from eclipse.diffusion.compact import CompactUNet as CompactUNet

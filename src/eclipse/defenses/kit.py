@@ -26,6 +26,7 @@ from eclipse.compute.device import seeded as seeded
 from eclipse.compute.randomness import normal_like as normal_like
 from eclipse.compute.randomness import stream as stream
 from eclipse.data.imageset import ImageSet as ImageSet
+from eclipse.data.pixels import as_tensor as as_tensor
 from eclipse.data.pixels import quantize as quantize
 from eclipse.data.pixels import to_color as to_color
 from eclipse.data.pixels import to_unit as to_unit
