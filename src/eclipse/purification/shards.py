@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,14 @@ class Shards:
         """Store items, encoded, as the next shard."""
         refused = [item.picture if isinstance(item.picture, str) else None for item in items]
         png = [None if isinstance(item.picture, str) else encode_png(item.picture) for item in items]
-        columns = [[x.id for x in items], [x.name for x in items], [x.origin for x in items], png, refused]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+        columns: list[Sequence[Any]] = [
+            [x.id for x in items],
+            [x.name for x in items],
+            [x.origin for x in items],
+            png,
+            refused,
+        ]
+        arrays = [_column(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
         del columns, png  # of large images each is as large as they are
         path = self.folder / f"shard-{len(self.files):06d}.arrow"
         with whole(path) as partial, partial.open("x+b") as file:
@@ -137,6 +143,14 @@ class Shards:
             with reading(path, "finished rows", f"delete {self.folder} to begin anew"):
                 table = _read_table(path, verified)
             yield table
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """An Arrow array; that of one large image is its bytes themselves, no copy."""
+    if kind != pa.large_binary() or len(values) != 1 or values[0] is None:
+        return pa.array(values, kind)
+    ends = np.array([0, len(values[0])], np.int64)
+    return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(ends), pa.py_buffer(values[0])])
 
 
 def _read_table(path: Path, verified: bool) -> pa.Table:

@@ -163,6 +163,7 @@ def _batches(rows: Iterator[Row], batch: int, skip_bad: bool) -> Iterator[list[I
     pixels = 0
     for row in rows:
         item = _read(row, skip_bad)
+        del row  # with the encoded bytes
         size = item.values // 3
         if items and pixels + size > BATCH_PIXELS:
             yield items
