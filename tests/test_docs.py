@@ -31,7 +31,8 @@ FOLLOWED = [ROOT / "README.md", ROOT / "docs" / "data.md", ROOT / "docs" / "rese
 """The pages that a reader works through, in this order."""
 
 # The reader trains for minutes; here two steps show that the code runs.
-TWO_STEPS = replace(FAST, training=replace(FAST.training, iterations=2))
+_TWO = replace(FAST.training, iterations=2)
+TWO_STEPS = replace(FAST, training=_TWO, tuning=_TWO)
 
 
 def code(page: Path, language: str) -> str:

@@ -211,10 +211,18 @@ $ eclipse purify 'images[5:5]' --denoiser denoiser --out out
 $ eclipse purify 'images[:21]' --denoiser denoiser --out out
 'images\[:21\]' is out of range; expected rows .* 20
 
-$ eclipse purify images --out out
-give either --trusted .* or --denoiser .*; neither was given
 $ eclipse purify images --trusted trusted --denoiser denoiser --out out
-give either --trusted .* or --denoiser .*; both were given
+--trusted and --denoiser; expected one
+$ eclipse purify images --start general --out out
+--start general is for training; give --trusted CLEAN
+$ eclipse purify images --denoiser denoiser --iterations 3 --out out
+--iterations 3 is for training; give --trusted CLEAN
+$ eclipse purify images --preset paper --out out
+--preset paper needs --trusted CLEAN
+$ eclipse purify images --trusted trusted --start cold --out out
+--start 'cold'; expected general or nothing
+$ eclipse denoiser train trusted --preset paper --start general --out out
+--start general does not fit
 $ [few] eclipse purify images --trusted few --out out
 few has 49 images; a denoiser needs at least 50 .*: give more images
 $ [few] eclipse denoiser train few --out out
@@ -295,8 +303,6 @@ $ eclipse purify images --trusted trusted --out out --minutes -1
 --minutes -1; expected more than 0
 $ eclipse purify images --trusted trusted --out out --iterations 5 --minutes 1
 --iterations 5 and --minutes 1; expected one of them, not both
-$ eclipse purify images --denoiser denoiser --out out --iterations 5
---iterations 5 is for training, and --denoiser is trained; leave it out
 $ eclipse purify images --denoiser denoiser --out out --preset paper
 --preset paper, but denoiser is of preset fast; leave --preset out
 $ eclipse purify images --denoiser denoiser --out out --batch 0
@@ -792,6 +798,15 @@ def test_a_denoiser_is_trained_described_and_used(place: Path, command: Command)
     ):
         assert re.search(words, facts), words
     assert command("purify", "images", "--denoiser", "mine", "--out", "out").code == 0
+
+
+def test_without_trusted_images_the_general_denoiser_does_the_work(place: Path, command: Command) -> None:
+    said = command("purify", "images", "--out", "out")
+    assert said.code == 0 and re.search("denoiser +general, comes with eclipse", said.out)
+    made = json.loads(Path("out.run.json").read_bytes())
+    assert made["settings"]["denoiser"] == "general, comes with eclipse"
+    assert made["denoiser"]["fingerprint"] == fingerprint_denoiser(load_denoiser())
+    assert not Path("out.denoiser").exists()
 
 
 def test_a_checkpoint_is_imported_described_and_used(place: Path, checkpoint: Path, command: Command) -> None:

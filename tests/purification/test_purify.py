@@ -397,7 +397,7 @@ def test_purifier_takes_arrays_and_tensors_too() -> None:
     np.testing.assert_array_equal(purifier.transform(torch.from_numpy(images)).numpy(), expected)
 
 
-@pytest.mark.parametrize("denoiser", ["denoiser", Path("denoiser"), None, nn.Identity()])
+@pytest.mark.parametrize("denoiser", ["denoiser", Path("denoiser"), nn.Identity()])
 def test_what_is_no_denoiser_is_refused(denoiser: Any) -> None:
     with pytest.raises(EclipseError) as caught:
         purify(some_images(2), denoiser)

@@ -17,6 +17,13 @@ def train(
     preset: Annotated[
         str, typer.Option(help="fast (any size, minutes on a CPU) or paper (32x32, days on a GPU)")
     ] = "fast",
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="where the training starts: general (the denoiser that comes with eclipse) or nothing (the paper)",
+            show_default="general for preset fast",
+        ),
+    ] = None,
     iterations: Annotated[int | None, typer.Option(help="training steps", show_default="the preset's")] = None,
     minutes: Annotated[float | None, typer.Option(help="a time budget instead")] = None,
     sigma: Annotated[

@@ -7,7 +7,9 @@ import typer
 
 from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, carry_out
 
-HELP = """Purify a suspicious data set with the help of a few trusted images.
+HELP = """Purify a suspicious data set, with the help of a few trusted images where there are any.
+
+    eclipse purify IMAGES --out PURIFIED
 
     eclipse purify IMAGES --trusted CLEAN --out PURIFIED
 
@@ -15,8 +17,10 @@ IMAGES and CLEAN are data sets in any form: a folder of images, a Parquet file o
 `datasets`, WebDataset shards (`shards-{000..004}.tar`), an .npz (images, labels), the CIFAR-10/100 Python batches, the
 authors' pickle, or `hf:NAME` for the Hub; each may carry a slice: `train.parquet[:10000]`.
 
-CLEAN is used to train a denoiser (no labels needed; 2% to 5% of the size of IMAGES is right), which is kept in
-PURIFIED.denoiser. PURIFIED has the layout, order, names and labels of IMAGES. What was done is in PURIFIED.run.json.
+Without CLEAN, the general denoiser that comes with eclipse does the work. CLEAN is used to fine-tune it (no labels
+needed; 2% to 5% of the size of IMAGES is right); the result is kept in PURIFIED.denoiser.
+
+PURIFIED has the layout, order, names and labels of IMAGES. What was done is in PURIFIED.run.json.
 An interrupted run goes on when the same command is given again.
 
 Then train on PURIFIED with `eclipse.Compensate(p, noise, q)` among your training transforms (or purify with
@@ -34,6 +38,13 @@ def purify(
     preset: Annotated[
         str, typer.Option(help="fast (any size, minutes on a CPU) or paper (32x32, days on a GPU)")
     ] = "fast",
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="where the training starts: general (the denoiser that comes with eclipse) or nothing (the paper)",
+            show_default="general for preset fast",
+        ),
+    ] = None,
     sigma: Annotated[
         float | None, typer.Option(help="noise level in 8-bit levels (paper: 6.4)", show_default="the preset's")
     ] = None,

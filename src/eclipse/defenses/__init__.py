@@ -39,6 +39,8 @@ DEFENSES: "Registry[type[Defense]]" = Registry(
         "dilution": "eclipse.defenses.dilution:Dilution",
         "trusted-only": "eclipse.defenses.dilution:TrustedOnly",
         "eclipse": "eclipse.defenses.eclipse:ECLIPSE",
+        "eclipse-general": "eclipse.defenses.eclipse:ECLIPSEGeneral",
+        "eclipse-tuned": "eclipse.defenses.eclipse:ECLIPSETuned",
         "eclipse-paper": ("eclipse.defenses.eclipse:ECLIPSE", {"preset": "paper"}),
         "eclipse-a": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "A"}),
         "eclipse-b": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "B"}),

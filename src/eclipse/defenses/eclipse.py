@@ -8,9 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from eclipse.data.imageset import ImageSet
-from eclipse.defenses.defense import Defense, need
+from eclipse.defenses.defense import Defense
 from eclipse.defenses.dilution import Dilution
-from eclipse.defenses.purifying import TrainedPurification, trained_purification
+from eclipse.defenses.purifying import Purifies, general_purification, trained_purification
 from eclipse.diffusion.presets import get_preset
 from eclipse.errors import EclipseError
 from eclipse.parameters import LEVELS, all_fields
@@ -49,6 +49,7 @@ class ECLIPSE(Defense):
     title: ClassVar[str] = "diffusion purification, grayscale, noise"
     acts: ClassVar[str] = "data, batches"
     trusted: ClassVar[str] = "images"
+    start: ClassVar[str] = "nothing"
     preset: str = "fast"
     parts: str = "ABC"
     sigma: float | None = field(default=None, metadata=LEVELS)
@@ -110,20 +111,45 @@ class ECLIPSE(Defense):
         return 1.0 + (self._purification().cost() if "A" in self.parts else 0.0)
 
     def _purified(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
-        if "A" not in self.parts:
-            return data
-        clean = need(trusted, "ECLIPSE", "a few images")
-        return self._purification().purify(data, clean, work)
+        return self._purification().purify(data, trusted, work) if "A" in self.parts else data
 
-    def _purification(self) -> TrainedPurification:
-        numbers: dict[str, Any] = {"sigma": self.sigma, "steps": self.steps, "sampler": self.sampler}
-        return trained_purification(self.preset, self.iterations, **numbers)
+    def _purification(self) -> Purifies:
+        return trained_purification(self.preset, self.iterations, start=self.start, **self._numbers())
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"sigma": self.sigma, "steps": self.steps, "sampler": self.sampler}
 
     def _corruption(self) -> tuple[float, float, float]:
         """Probability of grayscale, noise and its probability, for ``Compensate``; 0 for what is switched off."""
         given = {name: value for name in ("p", "noise", "q") if (value := getattr(self, name)) is not None}
         chosen = replace(get_preset(self.preset), **given)
         return chosen.p if "B" in self.parts else 0.0, chosen.noise if "C" in self.parts else 0.0, chosen.q
+
+
+@dataclass(frozen=True)
+class ECLIPSETuned(ECLIPSE):
+    """ECLIPSE with the general denoiser of this package, fine-tuned on the trusted images.
+
+    What ``eclipse purify IMAGES --trusted CLEAN`` does. Not in the paper, whose denoiser has seen the trusted images
+    alone.
+    """
+
+    title: ClassVar[str] = "ECLIPSE, a general denoiser fine-tuned"
+    start: ClassVar[str] = "general"
+
+
+@dataclass(frozen=True)
+class ECLIPSEGeneral(ECLIPSE):
+    """ECLIPSE with the general denoiser of this package, and no clean data at all.
+
+    What ``eclipse purify IMAGES`` does. Not in the paper.
+    """
+
+    title: ClassVar[str] = "ECLIPSE, a general denoiser, no trusted images"
+    trusted: ClassVar[str] = "nothing"
+
+    def _purification(self) -> Purifies:
+        return general_purification(self.preset, **self._numbers())
 
 
 @dataclass(frozen=True)

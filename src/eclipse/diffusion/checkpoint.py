@@ -18,6 +18,8 @@ from eclipse.errors import EclipseError, reading
 from eclipse.runs.files import parse_json, whole
 
 _MOST_OPTIONS = 4096  # characters
+GENERAL = Path(__file__).with_name("general")
+"""The folder of the denoiser that comes with the package, trained on photographs; its README.md is its model card."""
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 REMEDY = "give a folder made by 'eclipse denoiser train' or 'eclipse denoiser import'"
 
@@ -38,8 +40,8 @@ def save_denoiser(denoiser: Denoiser, folder: Path) -> None:
         raise EclipseError(f"cannot write the denoiser to {folder}: {reason}; choose another place") from error
 
 
-def load_denoiser(folder: Path, device: torch.device | str = "cpu") -> Denoiser:
-    """Load a denoiser that ``save_denoiser`` wrote, ready for inference.
+def load_denoiser(folder: Path = GENERAL, device: torch.device | str = "cpu") -> Denoiser:
+    """Load a denoiser that ``save_denoiser`` wrote, ready for inference; by default the general one.
 
     Nothing in the folder can run code. Missing, damaged and foreign files raise ``EclipseError``.
     """
@@ -52,6 +54,12 @@ def load_denoiser(folder: Path, device: torch.device | str = "cpu") -> Denoiser:
         denoiser = build_denoiser(config)
         denoiser.network.load_state_dict(tensors)
         return denoiser.to(device).eval().requires_grad_(False)
+
+
+def read_config(folder: Path) -> DenoiserConfig:
+    """Read what a denoiser is, without its weights; errors as of ``load_denoiser``."""
+    with reading(folder, "a denoiser", REMEDY):
+        return _read_config(folder)[0]
 
 
 def fingerprint_denoiser(denoiser: Denoiser) -> str:

@@ -9,7 +9,7 @@ from eclipse.errors import unknown
 
 @dataclass(frozen=True)
 class Training:
-    """How a denoiser is trained on the sparse set.
+    """How a denoiser is trained on the sparse set, from nothing or from the general one.
 
     Attributes:
         iterations: optimizer steps.
@@ -35,6 +35,9 @@ class Preset:
     """A denoiser, how to train it, how to purify with it, and the compensation that goes with it.
 
     Attributes:
+        denoiser: the network.
+        training: from nothing, as the paper does.
+        tuning: of the general denoiser that comes with the package; None where that is another network.
         sigma: noise level t*, as a standard deviation on the [0, 1] scale.
         steps: network evaluations from there.
         sampler: a name in ``samplers.SAMPLERS``.
@@ -45,6 +48,7 @@ class Preset:
 
     denoiser: DenoiserConfig
     training: Training
+    tuning: Training | None
     sigma: float
     steps: int
     sampler: str
@@ -66,6 +70,7 @@ PAPER = Preset(
         preset="paper",
     ),
     training=Training(iterations=250_000, batch=128, lr=1e-4, decay=False, ema=0.9999, copies=4, crop=None),
+    tuning=None,
     sigma=_COSINE.sigma(99),  # t* = 100 of the paper, counted from 1
     steps=100,
     sampler="ancestral",
@@ -85,6 +90,7 @@ FAST = Preset(
         preset="fast",
     ),
     training=Training(iterations=3000, batch=16, lr=2e-3, decay=True, ema=0.995, copies=4, crop=32),
+    tuning=Training(iterations=600, batch=16, lr=1e-3, decay=True, ema=0.99, copies=4, crop=32),
     sigma=32 / 255,  # less leaves more of TAP, SEP and ADP, more costs the others as much (docs/log)
     steps=1,
     sampler="one-step",

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -13,7 +14,7 @@ import torch
 
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device, seeded
 from eclipse.data.pixels import check_array, to_color
-from eclipse.diffusion.checkpoint import load_denoiser, save_denoiser
+from eclipse.diffusion.checkpoint import GENERAL, fingerprint_denoiser, load_denoiser, read_config, save_denoiser
 from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser
 from eclipse.diffusion.presets import Preset, Training, get_preset
 from eclipse.diffusion.training import Images, TrainStep, train
@@ -23,6 +24,7 @@ from eclipse.runs.manifest import check_same_settings, flat, read_kept, versions
 from eclipse.runs.state import DENOISER, TELL_EVERY_S, State, Work
 
 MIN_IMAGES = 50
+STARTS = ("general", "nothing")
 SETTINGS = "settings.json"  # of an unfinished training, beside its state
 
 OnStep: TypeAlias = Callable[[TrainStep], None]
@@ -34,12 +36,14 @@ class Planned:
 
     Attributes:
         preset: which its numbers are of.
+        start: ``general``, from the denoiser that comes with the package, or ``nothing``, as in the paper.
         config: of the denoiser; its levels reach up to the one that it must serve.
         training: with as many iterations as asked for.
         minutes: a time budget in place of the iterations.
     """
 
     preset: Preset
+    start: str
     config: DenoiserConfig
     training: Training
     minutes: float | None
@@ -48,6 +52,7 @@ class Planned:
         """All of it, as options name it."""
         return {
             "preset": self.config.preset,
+            "start": self.start,
             "iterations": None if self.minutes is not None else self.training.iterations,
             "minutes": self.minutes,
             "noise levels": self.config.t_max,
@@ -61,22 +66,36 @@ class Planned:
 
     def numbers(self) -> dict[str, Any]:
         """Every number of network and training, the preset's spelled out: a preset may be changed one day."""
-        return {"network": asdict(self.config), "training": asdict(self.training)}
+        general = {"general": general_fingerprint()} if self.start == "general" else {}
+        return {"network": asdict(self.config), "training": asdict(self.training), **general}
+
+    def built(self) -> Denoiser:
+        """The network before its training, with fresh weights or those of the general denoiser."""
+        denoiser = build_denoiser(self.config)
+        if self.start == "general":
+            denoiser.load_state_dict(load_denoiser().state_dict())
+        return denoiser
 
 
 def plan_denoiser(
-    preset: Preset, *, iterations: int | None = None, minutes: float | None = None, sigma: float | None = None
+    preset: Preset,
+    *,
+    start: str | None = None,
+    iterations: int | None = None,
+    minutes: float | None = None,
+    sigma: float | None = None,
 ) -> Planned:
     """Resolve a denoiser that is to be trained.
 
     Args:
         preset: ``fast`` or ``paper``.
+        start: ``general`` or ``nothing``; by default the general denoiser where the preset and the level allow it.
         iterations: optimizer steps instead of the preset's.
         minutes: a time budget instead of a number of iterations.
         sigma: the highest noise level it must serve, on the [0, 1] scale, where that is above the preset's.
 
     Raises:
-        EclipseError: numbers that cannot be.
+        EclipseError: numbers that cannot be, a start that does not fit.
     """
     highest = 0 if sigma is None else preset.denoiser.schedule.index(sigma)
     for name, value in (("iterations", iterations), ("minutes", minutes)):
@@ -85,8 +104,29 @@ def plan_denoiser(
     if iterations is not None and minutes is not None:
         raise EclipseError(f"--iterations {iterations} and --minutes {minutes:g}; expected one of them, not both")
     config = replace(preset.denoiser, t_max=max(preset.denoiser.t_max, highest + 1))
-    training = preset.training if iterations is None else replace(preset.training, iterations=iterations)
-    return Planned(preset, config, training, minutes)
+    start = _start(preset, config, start)
+    training = preset.tuning if start == "general" and preset.tuning else preset.training
+    if iterations is not None:
+        training = replace(training, iterations=iterations)
+    return Planned(preset, start, config, training, minutes)
+
+
+def _start(preset: Preset, config: DenoiserConfig, asked: str | None) -> str:
+    """Where a training starts."""
+    fits = preset.tuning is not None and config == replace(read_config(GENERAL), trained={})
+    if asked not in (None, *STARTS):
+        raise EclipseError(f"--start {asked!r}; expected {' or '.join(STARTS)}")
+    if asked == "general" and not fits:
+        raise EclipseError(
+            "--start general does not fit: it is of preset fast and knows no higher noise levels; use --start nothing"
+        )
+    return asked or ("general" if fits else "nothing")
+
+
+@lru_cache(maxsize=1)
+def general_fingerprint() -> str:
+    """That of the denoiser that comes with the package."""
+    return fingerprint_denoiser(load_denoiser())
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +184,7 @@ def train_denoiser(
     images: Images,
     preset: str = "fast",
     *,
+    start: str | None = None,
     iterations: int | None = None,
     minutes: float | None = None,
     sigma: float | None = None,
@@ -157,6 +198,7 @@ def train_denoiser(
         images: uint8, (N, 3, H, W), or a sequence of (3, H, W) of any sizes; of one plane where they are gray; at
             least 50.
         preset: ``fast`` (any size; minutes on a CPU) or ``paper`` (32x32; days on a GPU).
+        start: ``general``, from the denoiser that comes with the package (the default of ``fast``), or ``nothing``.
         iterations: optimizer steps instead of the preset's.
         minutes: a time budget instead of a number of iterations; the result then depends on the machine's speed.
         sigma: the highest noise level it must serve, on the [0, 1] scale, where that is above the preset's.
@@ -167,7 +209,7 @@ def train_denoiser(
     Raises:
         EclipseError: too few images, wrong sizes, an unknown preset, numbers that cannot be.
     """
-    planned = plan_denoiser(get_preset(preset), iterations=iterations, minutes=minutes, sigma=sigma)
+    planned = plan_denoiser(get_preset(preset), start=start, iterations=iterations, minutes=minutes, sigma=sigma)
     return trained(planned, check_trusted(images, planned.config), Work(seed, resolve_device(device)), on_step)
 
 
@@ -175,7 +217,7 @@ def trained(planned: Planned, trusted: Trusted, work: Work, on_step: OnStep) -> 
     """Train a denoiser; the work's state keeps what is done."""
     training, dtype = planned.training, compute_dtype(work.device)[0]
     with seeded(work.seed, "weights"):
-        denoiser = build_denoiser(planned.config)
+        denoiser = planned.built()
     for last in train(denoiser, trusted.images, training, work, dtype=dtype, minutes=planned.minutes):
         on_step(last)
     facts: dict[str, Any] = {
@@ -261,8 +303,7 @@ def _name(planned: Planned, trusted: Trusted, work: Work) -> str:
     """A name for what decides the weights: the images, every number of the training, and the kind of device."""
     decides = {
         **decided(planned, trusted, work.seed),
-        "network": asdict(planned.preset.denoiser),
-        "training": asdict(planned.preset.training),
+        **planned.numbers(),
         "device": torch.device(work.device).type,
     }
     text = json.dumps(decides, sort_keys=True)

@@ -91,6 +91,7 @@ def denoiser_job(
     out: Path,
     *,
     preset: str = "fast",
+    start: str | None = None,
     iterations: int | None = None,
     minutes: float | None = None,
     sigma: float | None = None,
@@ -101,7 +102,7 @@ def denoiser_job(
     """Resolve a training as its user asks for it, ``sigma`` in 8-bit levels, and refuse what cannot work."""
     check_name(out)
     where, level = resolve_device(device), None if sigma is None else sigma / 255
-    planned = plan_denoiser(get_preset(preset), iterations=iterations, minutes=minutes, sigma=level)
+    planned = plan_denoiser(get_preset(preset), start=start, iterations=iterations, minutes=minutes, sigma=level)
     source = open_source(clean, image_column=image_column)
     trusted = check_trusted(load_pictures(source), planned.config)
     return TrainDenoiser(source, trusted, out, planned, seed, where)

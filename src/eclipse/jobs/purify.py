@@ -1,7 +1,7 @@
 """``eclipse purify``: from a suspicious data set and a few trusted images to a purified copy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,11 +13,12 @@ from eclipse.data.output import check_apart, check_output, describe_rest, named_
 from eclipse.data.overlap import note_of_shared, shared_with
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
-from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
+from eclipse.diffusion.checkpoint import GENERAL, fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.denoiser import Denoiser, build_denoiser, check_color
 from eclipse.diffusion.presets import Preset, get_preset, preset_of
 from eclipse.diffusion.trusted import MIN_IMAGES, Planned, check_trusted, denoiser_in, plan_denoiser
 from eclipse.errors import EclipseError
+from eclipse.jobs.canary import Canary, measure, sample
 from eclipse.jobs.cost import first_images, purification_cost, training_cost
 from eclipse.jobs.job import Job, Tell
 from eclipse.purification.algorithm import purification
@@ -78,7 +79,7 @@ class Purify(Job):
             "input": {"spec": self.source.spec, "layout": self.source.layout, "images": len(self.source)},
             "output": {"path": str(self.out), "format": self.format or self.source.layout},
             "trusted": None if self.trusted is None else {"spec": self.trusted.spec, "images": len(self.trusted)},
-            "denoiser": str(self.denoiser),
+            "denoiser": self._name,
             "training": None if self.planned is None else _training(self.planned),
             "preset": self.preset.denoiser.preset,
             "purification": {**treatment.how.numbers(), "sigma": round(treatment.how.sigma * 255, 3)},
@@ -110,6 +111,11 @@ class Purify(Job):
         if self.ready is not None:
             given["denoiser fingerprint"] = fingerprint_denoiser(self.ready)
         return given
+
+    @property
+    def _name(self) -> str:
+        """The denoiser for people."""
+        return "general, comes with eclipse" if self.denoiser == GENERAL else str(self.denoiser)
 
     def check_place(self) -> None:
         """Refuse a place where the data set could not be written."""
@@ -162,6 +168,10 @@ class Purify(Job):
         fingerprint = self.inputs.get("denoiser fingerprint") or fingerprint_denoiser(denoiser)
         shards = Shards(state.folder, fingerprint)
         shards.check(self.source, self.treatment.skip_bad)
+        canary = None
+        if (images := sample(self.source, denoiser.config.image_size)) is not None:
+            canary = measure(denoiser, self.treatment.how, images, self.treatment.device)
+            tell(canary)
         with times.part("purification"):
             purify_rows(self.source, denoiser, self.treatment, shards, batch=self.batch, tell=tell)
         skipped = shards.skipped()
@@ -178,6 +188,7 @@ class Purify(Job):
             **describe_rest(self.source, self.format)[0],
             "output fingerprint": made,
             "denoiser": {"fingerprint": fingerprint, "trained": dict(denoiser.config.trained)},
+            **({} if canary is None else {"canary": asdict(canary)}),
         }
 
     def _denoiser(self, tell: Tell) -> Denoiser:
@@ -201,8 +212,9 @@ class Purify(Job):
         return {
             "purified": f"{outcome['counts']['purified']} images in {self.out}",
             **({"skipped": f"{skipped} unreadable images, listed in the manifest"} if skipped else {}),
+            **_told(outcome.get("canary")),
             "manifest": run_json(self.out),
-            "denoiser": self.denoiser,
+            "denoiser": self._name,
             "compensation": "written into the images" if self.treatment.once else f"train with {transform}",
         }
 
@@ -214,6 +226,7 @@ def purify_job(
     trusted: str | None = None,
     denoiser: Path | None = None,
     preset: str = "fast",
+    start: str | None = None,
     sigma: float | None = None,
     steps: int | None = None,
     sampler: str | None = None,
@@ -237,8 +250,9 @@ def purify_job(
         images: the data set to purify, as a spec for ``open_source``.
         out: where the purified copy goes.
         trusted: spec of the trusted images, to train a denoiser; or
-        denoiser: a folder with one.
+        denoiser: a folder with one; with neither, the general one that comes with the package.
         preset: ``fast`` or ``paper``.
+        start: of that training, ``general`` or ``nothing``.
         sigma: noise level in 8-bit levels.
         steps: network evaluations an image.
         sampler: a name in ``samplers.SAMPLERS``.
@@ -256,18 +270,20 @@ def purify_job(
         image_column: the column with the images, where it cannot be told.
         label_column: the column with the labels.
     """
-    _check_options(out, trusted, denoiser, compensate, batch, {"iterations": iterations, "minutes": minutes})
+    _check_options(
+        out, trusted, denoiser, compensate, batch, {"start": start, "iterations": iterations, "minutes": minutes}
+    )
     where = resolve_device(device)
     source = open_source(images, image_column=image_column, label_column=label_column)
     format = named_format(source, out, format)
-    ready = None if denoiser is None else load_denoiser(denoiser)
+    ready = None if trusted is not None else load_denoiser(denoiser or GENERAL)
     if ready is not None:
         check_color(ready)
     level = None if sigma is None else sigma / 255
     if ready is not None:
         planned, chosen, config = None, _preset_of(ready, preset, denoiser), ready.config
     else:
-        planned = plan_denoiser(get_preset(preset), iterations=iterations, minutes=minutes, sigma=level)
+        planned = plan_denoiser(get_preset(preset), start=start, iterations=iterations, minutes=minutes, sigma=level)
         planned.config.check_package()
         chosen, config = planned.preset, planned.config
     how = purification(chosen, config, sigma=level, steps=steps, sampler=sampler)
@@ -285,7 +301,7 @@ def purify_job(
         ready,
         None if trusted is None else _open_trusted(trusted, image_column, out),
         planned,
-        denoiser or out.with_name(out.name + ".denoiser"),
+        denoiser or (GENERAL if trusted is None else out.with_name(out.name + ".denoiser")),
         batch,
     )
 
@@ -294,12 +310,11 @@ def _check_options(
     out: Path, trusted: str | None, denoiser: Path | None, compensate: str, batch: int, training: Mapping[str, Any]
 ) -> None:
     """Refuse options that are wrong in themselves or do not go together."""
-    if (trusted is None) == (denoiser is None):
-        given = "both were given" if trusted else "neither was given"
-        raise EclipseError(f"give either --trusted (to train a denoiser) or --denoiser (to use one); {given}")
+    if trusted is not None and denoiser is not None:
+        raise EclipseError("--trusted and --denoiser; expected one: images to train a denoiser on, or a trained one")
     for name, value in training.items():
-        if denoiser is not None and value is not None:
-            raise EclipseError(f"--{name} {value:g} is for training, and --denoiser is trained; leave it out")
+        if trusted is None and value is not None:
+            raise EclipseError(f"--{name} {value} is for training; give --trusted CLEAN with it, or leave it out")
     if compensate not in ("online", "once"):
         raise EclipseError(f"--compensate {compensate!r}; expected online or once")
     if batch < 1:
@@ -307,10 +322,20 @@ def _check_options(
     check_name(out)
 
 
+def _told(canary: Mapping[str, Any] | None) -> dict[str, str]:
+    """What the canary says at the end, of a run that may be an older one."""
+    if canary is None:
+        return {}
+    found = Canary(**canary)
+    return {"canary": found.words()} | ({"warning": warning} if (warning := found.warning()) else {})
+
+
 def _preset_of(ready: Denoiser, asked: str, folder: Path | None) -> Preset:
     """The preset of a denoiser, if no other was asked for."""
     preset = preset_of(ready.config)
     if asked != "fast" and preset != get_preset(asked):
+        if folder is None:
+            raise EclipseError(f"--preset {asked} needs --trusted CLEAN, or a --denoiser that was trained with it")
         raise EclipseError(
             f"--preset {asked}, but {folder} is of preset {preset.denoiser.preset}; leave --preset out and give "
             "--sigma, --steps and --sampler where you want others"

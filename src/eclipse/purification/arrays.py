@@ -12,6 +12,7 @@ from torch import Tensor
 from eclipse.compute.device import resolve_device
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import Stored, as_tensor, check_array, gray, to_color
+from eclipse.diffusion.checkpoint import load_denoiser
 from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig, check_denoiser
 from eclipse.diffusion.presets import preset_of
 from eclipse.diffusion.training import Images
@@ -28,7 +29,7 @@ Data = TypeVar("Data", ImageSet, Stored, Tensor)
 
 def purify(
     images: Pixels,
-    denoiser: Denoiser,
+    denoiser: Denoiser | None = None,
     *,
     sigma: float | None = None,
     steps: int | None = None,
@@ -41,7 +42,8 @@ def purify(
 
     Args:
         images: uint8, (N, 3, H, W) or, gray, (N, 1, H, W), as a NumPy array or a torch tensor.
-        denoiser: from ``train_denoiser`` or ``load_denoiser``; it stays as it is.
+        denoiser: from ``train_denoiser`` or ``load_denoiser``, which stays as it is; by default the general one that
+            comes with the package.
         sigma: noise level t* as a standard deviation on the [0, 1] scale (32 / 255); the preset's by default.
         steps: network evaluations; the preset's by default.
         sampler: a name in ``samplers.SAMPLERS``; the preset's by default.
@@ -56,6 +58,7 @@ def purify(
         EclipseError: wrong type or shape, a level or size that the denoiser was not made for.
     """
     check_array(images, also=(Tensor,))
+    denoiser = load_denoiser() if denoiser is None else denoiser
     check_denoiser(denoiser)
     names = [str(i) for i in range(len(images))] if ids is None else ids
     _check(images, names)
@@ -143,6 +146,7 @@ class Purifier:
 
     Args:
         preset: ``fast`` or ``paper``.
+        start: of the training, ``general`` (the default of ``fast``) or ``nothing``.
         sigma: noise level as a standard deviation on the [0, 1] scale; the preset's by default.
         steps: network evaluations; the preset's by default.
         sampler: the preset's by default.
@@ -158,6 +162,7 @@ class Purifier:
         self,
         preset: str = "fast",
         *,
+        start: str | None = None,
         sigma: float | None = None,
         steps: int | None = None,
         sampler: str | None = None,
@@ -166,6 +171,7 @@ class Purifier:
         device: str = "auto",
     ) -> None:
         self.preset = preset
+        self.start = start
         self.sigma = sigma
         self.steps = steps
         self.sampler = sampler
@@ -178,7 +184,13 @@ class Purifier:
         """Train the denoiser on trusted images (see ``train_denoiser``) and return self."""
         images = clean.images if isinstance(clean, ImageSet) else clean
         self.denoiser = train_denoiser(
-            images, self.preset, iterations=self.iterations, sigma=self.sigma, seed=self.seed, device=self.device
+            images,
+            self.preset,
+            start=self.start,
+            iterations=self.iterations,
+            sigma=self.sigma,
+            seed=self.seed,
+            device=self.device,
         )
         return self
 

@@ -1,0 +1,188 @@
+"""The canary: what a denoiser leaves of perturbations that are known, and what it costs, on a user's own images.
+
+The images are some of those to purify: on trusted images of another kind a denoiser of these looks perfect.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import avg_pool2d
+
+from eclipse.attacks import make_attack
+from eclipse.compute.randomness import normal_like
+from eclipse.data.imageset import ImageSet
+from eclipse.data.pixels import add, to_unit
+from eclipse.data.store import Source
+from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
+from eclipse.diffusion.denoiser import Denoiser
+from eclipse.diffusion.presets import preset_of
+from eclipse.errors import EclipseError
+from eclipse.purification.algorithm import Purification, purification
+from eclipse.purification.arrays import purify_set
+from eclipse.runs.state import Work
+
+PLACES, EACH = 4, 6  # of a data set, and images there
+SIDE, CLASSES = 64, 8
+_RADIUS = 8 / 255
+_MARGIN_DB = 1.0  # that one trained from nothing on fitting images, which are few, may fall behind the general one
+
+
+@dataclass(frozen=True)
+class Canary:
+    """What was measured.
+
+    Attributes:
+        left: by the name of a perturbation d, the share of it that is left: the slope of the change of the purified
+            image on d; 1 is all of it, 0 none.
+        psnr: of the purified images, in dB; the mean over the images.
+        gain: by how much that is more than of the general denoiser, the mean over the images; None where this is the
+            general one, or it does not serve the noise level.
+        error: the standard error of that mean.
+        tuned: the denoiser started from the general one.
+    """
+
+    left: Mapping[str, float]
+    psnr: float
+    gain: float | None
+    error: float | None
+    tuned: bool
+
+    def words(self) -> str:
+        """In a line."""
+        parts = ", ".join(f"{share:.1f} of {name}" for name, share in self.left.items())
+        return f"on your data this leaves {parts}; images come out at {self.psnr:.0f} dB"
+
+    def warning(self) -> str | None:
+        """That the denoiser does not fit the images."""
+        if self.gain is None or self.error is None or self.gain + 2 * self.error > (0.0 if self.tuned else -_MARGIN_DB):
+            return None
+        return (
+            f"these images come out {-self.gain:.2f} dB worse than from the general denoiser, which knows none of "
+            "them: the trusted images are of another kind, size or quality, or the training was too short; "
+            "leave --trusted and --denoiser out, or trust images like these"
+        )
+
+    what, share, seconds_left = "canary", 1.0, None
+
+    @property
+    def figures(self) -> str:
+        """The line."""
+        return self.words()
+
+
+def sample(source: Source, size: int | None) -> ImageSet | None:
+    """Crops from the middles of images spread over a data set; None where none can be read.
+
+    Args:
+        source: the data set.
+        size: the one side that the denoiser takes; None for any.
+    """
+    every = max(EACH, len(source) // PLACES)
+    images = []
+    for start in range(0, len(source), every)[:PLACES]:
+        for row in islice(source.rows(start), EACH):
+            with suppress(EclipseError):  # an image that cannot be read is the purification's to tell
+                images.append(row.picture().rgb)
+    return _of_one_size(images, size)
+
+
+def _of_one_size(images: Sequence[NDArray[np.uint8]], size: int | None) -> ImageSet | None:
+    side = size or min([SIDE, *(min(image.shape[1:]) for image in images)])
+    fitting = [image for image in images if min(image.shape[1:]) >= side]
+    if not fitting:
+        return None
+    starts = [((image.shape[1] - side) // 2, (image.shape[2] - side) // 2) for image in fitting]
+    crops = [image[:, y : y + side, x : x + side] for image, (y, x) in zip(fitting, starts, strict=True)]
+    return ImageSet.from_arrays(np.stack(crops), np.arange(len(crops)) % CLASSES)
+
+
+def measure(denoiser: Denoiser, how: Purification, images: ImageSet, device: str) -> Canary:
+    """Perturb images in every known way, purify them, and compare.
+
+    Args:
+        denoiser: the one to be judged.
+        how: the purification that is planned.
+        images: of one size, that the denoiser takes; from ``sample``.
+        device: where to compute.
+    """
+    work = Work(0, device)
+    purified = purify_set(images, denoiser, how, work).images
+    left = {}
+    for name, perturb in PERTURBATIONS.items():
+        perturbed = perturb(images)
+        change = perturbed.images.astype(np.float64) - images.images
+        kept = purify_set(perturbed, denoiser, how, work).images.astype(np.float64) - purified
+        left[name] = round(float((kept * change).sum() / max((change**2).sum(), 1.0)), 3)
+    psnr = _psnr(images.images, purified)
+    gain = error = None
+    if (general := _general_psnr(denoiser, how, images, work)) is not None:
+        gains = psnr - general
+        gain, error = round(float(gains.mean()), 3), round(float(gains.std() / math.sqrt(len(gains))), 3)
+    tuned = denoiser.config.trained.get("start") == "general"
+    return Canary(left, round(float(psnr.mean()), 2), gain, error, tuned)
+
+
+def _general_psnr(denoiser: Denoiser, how: Purification, images: ImageSet, work: Work) -> NDArray[np.float64] | None:
+    general = load_denoiser()
+    if fingerprint_denoiser(general) == fingerprint_denoiser(denoiser):
+        return None
+    try:
+        same = purification(preset_of(general.config), general.config, sigma=how.sigma)
+    except EclipseError:  # it knows no level as high as that
+        return None
+    return _psnr(images.images, purify_set(images, general, same, work).images)
+
+
+def _psnr(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Of each image, in dB."""
+    errors = ((images.astype(np.float64) - others) ** 2).mean(axis=(1, 2, 3))
+    psnr: NDArray[np.float64] = 10 * np.log10(255**2 / np.maximum(errors, 1e-3))
+    return psnr
+
+
+# ---- perturbations
+
+
+def _attack(name: str) -> Callable[[ImageSet], ImageSet]:
+    return lambda images: make_attack(name).poison(images)
+
+
+def _edges(images: ImageSet) -> ImageSet:
+    """Noise of one octave that lies along edges, as crafted perturbations of surrogates do."""
+    noise = torch.from_numpy(normal_like(0, images.ids, 0, images.images.shape[1:], "canary"))
+    band = _blurred(noise, 1) - _blurred(noise, 2)
+    gray = to_unit(torch.from_numpy(images.images)).mean(1, keepdim=True)
+    edges = _blurred((gray - _blurred(gray, 1)).abs(), 1)
+    delta = band / band.std() * edges / edges.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    return images.with_images(add(images.images, (delta * 2 * _RADIUS).clamp(-_RADIUS, _RADIUS).numpy()))
+
+
+def _blurred(x: torch.Tensor, reach: int) -> torch.Tensor:
+    return avg_pool2d(x, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
+
+
+def _linear(images: ImageSet) -> ImageSet:
+    """The error-minimizing step against a linear model of these images, which for a linear model is the whole way."""
+    x = to_unit(torch.from_numpy(images.images)).flatten(1)
+    x = x - x.mean(0)
+    y = torch.eye(CLASSES)[torch.from_numpy(images.labels)]
+    kernel = x @ x.T
+    weights = torch.linalg.solve(kernel + kernel.trace() / len(x) * torch.eye(len(x)), y - y.mean(0)).T @ x
+    delta = _RADIUS * weights[torch.from_numpy(images.labels)].sign().reshape(images.images.shape)
+    return images.with_images(add(images.images, delta.numpy()))
+
+
+PERTURBATIONS: Mapping[str, Callable[[ImageSet], ImageSet]] = {
+    "AR": _attack("ar"),
+    "LSP": _attack("lsp"),
+    "URP": _attack("urp"),
+    "noise along edges": _edges,
+    "a linear model's": _linear,
+}
+"""From what people call it to what perturbs a set, all within the strength that is published for it."""
