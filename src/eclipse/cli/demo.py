@@ -9,8 +9,8 @@ from eclipse.cli.command import Resize
 
 HELP = """Show the whole story: poison a data set, train on it, purify it, train again.
 
-Without --data it draws the handwritten digits of scikit-learn on its photographs; nothing is downloaded. Every number
-that it prints is measured in this run.
+Without --data it draws handwritten digits on photographs, which come with eclipse; nothing is downloaded. No image is
+trusted: the general denoiser purifies. Every number that it prints is measured in this run.
 """
 
 
