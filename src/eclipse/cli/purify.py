@@ -20,7 +20,8 @@ authors' pickle, or `hf:NAME` for the Hub; each may carry a slice: `train.parque
 Without CLEAN, the general denoiser that comes with eclipse does the work. CLEAN is used to fine-tune it (no labels
 needed; 2% to 5% of the size of IMAGES is right); the result is kept in PURIFIED.denoiser.
 
-PURIFIED has the layout, order, names and labels of IMAGES. What was done is in PURIFIED.run.json.
+PURIFIED has the layout, order, names and labels of IMAGES. What was done is in PURIFIED.run.json, and with --report
+PURIFIED.report.html shows it.
 An interrupted run goes on when the same command is given again.
 
 Then train on PURIFIED with `eclipse.Compensate(p, noise, q)` among your training transforms (or purify with
@@ -75,11 +76,18 @@ def purify(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="then write PURIFIED.report.html: images before and after, and more")
+    ] = False,
     dry_run: DryRun = False,
     json_lines: JsonLines = False,
 ) -> None:
     """Purify a data set."""
-    options = {name: value for name, value in locals().items() if name not in ("dry_run", "json_lines")}
+    options = {name: value for name, value in locals().items() if name not in ("report", "dry_run", "json_lines")}
     from eclipse.jobs.purify import purify_job
 
     carry_out(purify_job(**options), dry_run, json_lines)
+    if report and not dry_run:
+        from eclipse.cli.report import report as write
+
+        write(out)

@@ -5,23 +5,32 @@ from typing import Annotated
 
 import typer
 
-HELP = """Write the tables of a benchmark: Markdown, LaTeX and one HTML page, next to the paper's numbers.
+HELP = """Write a page about a purification, or the tables of a benchmark.
+
+    eclipse report PURIFIED
 
     eclipse report RESULTS
 
-RESULTS is the folder that `eclipse bench` writes, at any time: cells that are missing or failed are shown as such.
+PURIFIED is what `eclipse purify` made; PURIFIED.report.html shows images before and after, what was taken away, and
+what to do next. It reads the data set that was purified, too, which must be where it was.
+
+RESULTS is the folder that `eclipse bench` writes, at any time: Markdown, LaTeX, CSV and one HTML page, next to the
+paper's numbers; cells that are missing or failed are shown as such.
 """
 
 
 def report(
-    results: Annotated[Path, typer.Argument(help="the folder of a benchmark", metavar="RESULTS")],
+    target: Annotated[
+        Path, typer.Argument(help="a purified data set, or the folder of a benchmark", metavar="PURIFIED|RESULTS")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="write to this folder", metavar="FOLDER", show_default="RESULTS")
+        Path | None,
+        typer.Option(help="write to this folder", metavar="FOLDER", show_default="beside PURIFIED, or RESULTS"),
     ] = None,
 ) -> None:
-    """Report a benchmark."""
+    """Report a purification or a benchmark."""
     from eclipse.cli.show import say
-    from eclipse.report.grid import write_report
+    from eclipse.report import write_report
 
-    for path in write_report(results, out):
+    for path in write_report(target, out):
         say(f"wrote {path}")

@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -204,6 +204,15 @@ class ClassMeans:
         self._energy += int(np.square(change, dtype=np.int64).sum())
         self._counts[label] += 1
         self._totals[label] = change.astype(np.int32) if new else self._totals[label] + change
+
+    @property
+    def counts(self) -> Mapping[int, int]:
+        """How many rows of each class were counted; of none where it gave up."""
+        return {} if self._given_up else self._counts
+
+    def mean(self, label: int) -> NDArray[np.float64]:
+        """The mean change of a class, in levels."""
+        return self._totals[label] / self._counts[label]
 
     def share(self) -> float | None:
         """The share of the energy that the means explain."""

@@ -8,7 +8,7 @@ import json
 import os
 import tarfile
 import zipfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from itertools import chain, islice
@@ -169,11 +169,34 @@ def rows_of_folder(folder: Source, source: Source) -> Iterator[Row] | None:
     """The rows of a folder that ``to_folder`` made of a source, in the order of the source; None where it did not."""
     if not isinstance(folder.store, FolderStore) or isinstance(source.store, FolderStore):
         return None
-    paths = {row.id.rpartition("/")[2]: row.id for row in folder.outline()}
+    paths = _by_name(folder)
     names = [_file_name(row.id) for row in source.outline()]
     if len(paths) < len(folder) or paths.keys() != set(names):
         return None
     return (folder.store.read_one(paths[name]) for name in names)
+
+
+def finder(folder: Source, source: Source) -> Callable[[str], Row] | None:
+    """What finds the row of a folder that was made of a source by the id of the source's; None for other layouts.
+
+    It raises an `EclipseError` where there is none.
+    """
+    store = folder.store
+    if not isinstance(store, FolderStore):
+        return None
+    paths = None if isinstance(source.store, FolderStore) else _by_name(folder)
+
+    def find(id: str) -> Row:
+        path = png_path(id) if paths is None else paths.get(_file_name(id), "")
+        if not path or not (store.root / path).is_file():
+            raise EclipseError(f"{folder.spec} has no image for {id} of {source.spec}; expected it as it was made")
+        return store.read_one(path)
+
+    return find
+
+
+def _by_name(folder: Source) -> dict[str, str]:
+    return {row.id.rpartition("/")[2]: row.id for row in folder.outline()}
 
 
 def _file_name(row: str) -> str:

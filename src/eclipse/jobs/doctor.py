@@ -23,6 +23,7 @@ EXTRAS = {
     "paper": ("preset paper, imported checkpoints", ("diffusers",)),
     "defenses": ("AA, OP, DP-SGD", ("kornia", "opacus")),
     "hub": ("hf:NAME", ("datasets",)),
+    "report": ("the plots of pages", ("matplotlib",)),
 }
 
 

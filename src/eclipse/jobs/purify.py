@@ -1,7 +1,7 @@
 """``eclipse purify``: from a suspicious data set and a few trusted images to a purified copy."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,6 +48,7 @@ class Purify(Job):
         planned: the denoiser that is to be trained.
         denoiser: the folder that the denoiser lies in, or will.
         batch: images read at a time; does not change the result.
+        columns: of a table that were asked for, ``image column`` and ``label column``.
     """
 
     source: Source
@@ -61,6 +62,7 @@ class Purify(Job):
     planned: Planned | None
     denoiser: Path
     batch: int = 256
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     doing: ClassVar[str] = "purifying"
     free: ClassVar[frozenset[str]] = frozenset(
@@ -76,7 +78,12 @@ class Purify(Job):
         """Every resolved setting, for people and for run.json."""
         treatment = self.treatment
         return {
-            "input": {"spec": self.source.spec, "layout": self.source.layout, "images": len(self.source)},
+            "input": {
+                "spec": self.source.spec,
+                "layout": self.source.layout,
+                "images": len(self.source),
+                **self.columns,
+            },
             "output": {"path": str(self.out), "format": self.format or self.source.layout},
             "trusted": None if self.trusted is None else {"spec": self.trusted.spec, "images": len(self.trusted)},
             "denoiser": self._name,
@@ -303,6 +310,11 @@ def purify_job(
         planned,
         denoiser or (GENERAL if trusted is None else out.with_name(out.name + ".denoiser")),
         batch,
+        {
+            name: column
+            for name, column in (("image column", image_column), ("label column", label_column))
+            if column is not None
+        },
     )
 
 

@@ -1,1 +1,32 @@
 """Pages and tables from results."""
+
+from pathlib import Path
+
+from eclipse.errors import EclipseError
+from eclipse.runs.manifest import run_json
+
+_MANIFEST = run_json(Path("x")).name[1:]  # what the names of manifests end with
+
+
+def write_report(target: Path, out: Path | None = None) -> list[Path]:
+    """Write the report of whatever a path holds: results of a grid, or a purified data set.
+
+    Args:
+        target: the folder of a grid; a purified data set, or its manifest.
+        out: the folder to write to; None for the usual place.
+
+    Raises:
+        EclipseError: it is none of these, or cannot be reported on.
+    """
+    from eclipse.report import grid, purified
+
+    if target.name.endswith(_MANIFEST) and target.name != _MANIFEST:
+        target = target.with_name(target.name.removesuffix(_MANIFEST))
+    if run_json(target).is_file() and not (target / "grid.json").is_file():
+        return purified.write_report(target, out)
+    if target.is_dir() or not target.exists():
+        return grid.write_report(target, out)
+    raise EclipseError(
+        f"{target} has no {run_json(target).name} beside it; expected a data set that 'eclipse purify' made, or the "
+        "folder of a benchmark"
+    )

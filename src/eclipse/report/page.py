@@ -1,23 +1,54 @@
-"""The frame of every HTML page: one file that needs nothing beside itself, no script, no font, no picture."""
+"""The frame of every HTML page: one file that needs nothing beside itself."""
 
+import base64
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from eclipse.errors import escaped
 
 _FOLDER = Path(__file__).parent
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill a template of this package with values, all of which are escaped.
+def render(template: str, *, live: bool = False, **values: Any) -> str:
+    """Fill a template of this package with values, all of which are escaped, and made visible.
 
     Args:
         template: its path in this package; it extends ``page.html.jinja`` with a ``title``, a ``body`` and a ``style``
             of its own, which find its colors (light and dark), tables, notes, warnings and headlines there.
+        live: pairs of images (``compare.html.jinja``) get sliders. No other script may run, whatever is in the data.
         values: of the names in it; one that is missing is an error.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
-    loader = FileSystemLoader(_FOLDER)
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: escaped(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.get_template(template).render(values)
+    script = (_FOLDER / "slider.js").read_text(encoding="utf-8") if live else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(values, script=Markup(script), digest=digest)
+
+
+def picture(pixels: NDArray[np.uint8], format: str = "PNG", **options: Any) -> str:
+    """An image as the address of itself.
+
+    Args:
+        pixels: (3, H, W) or (1, H, W).
+        format: of Pillow.
+        options: of the format.
+    """
+    file = io.BytesIO()
+    shape = pixels.transpose(1, 2, 0)
+    Image.fromarray(np.ascontiguousarray(shape[:, :, 0] if len(pixels) == 1 else shape)).save(file, format, **options)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
