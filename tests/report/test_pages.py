@@ -90,6 +90,18 @@ def test_a_phone_need_not_scroll_sideways(kind: str, pages: dict[str, Path], bro
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
+def test_on_a_phone_the_mean_recovery_is_in_sight_and_a_hint_says_that_there_is_more(
+    pages: dict[str, Path], browser: Any
+) -> None:
+    narrow, wide = (opened(browser, pages["grid"], viewport=size).page for size in (PHONE, WIDE))
+    box = narrow.locator("td.recovered .track").first.bounding_box()
+    assert box["x"] > 0 and box["x"] + box["width"] < PHONE["width"]
+    assert narrow.locator(".hint").is_visible() and not wide.locator(".hint").is_visible()
+    for swatch in narrow.locator(".legend i.key").all():
+        key, words = swatch.bounding_box(), swatch.evaluate("e => e.parentElement.getBoundingClientRect().height")
+        assert words < 2 * key["height"]  # a swatch and its words stand in one line
+
+
 def shown(page: Any, slider: Any) -> float:
     """Where the line across the image of a slider is, from 0 to 1, as it is seen: before and after differ there."""
     place = slider.evaluate("e => getComputedStyle(e.parentElement.querySelector('img + img')).clipPath")

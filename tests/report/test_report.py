@@ -1,6 +1,7 @@
 """The report of a benchmark grid: its figures, and what hostile or damaged results do to it."""
 
 import copy
+import csv
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from eclipse.bench.result import OVERLAP, Failure, Folder, Result, read_results
 from eclipse.cli.report import HELP, report
 from eclipse.errors import EclipseError
 from eclipse.report.grid import figures, paper_numbers, write_report
+from eclipse.report.grid.chart import offsets, places
 from eclipse.report.grid.figures import Section, make_sections
 from eclipse.report.grid.markdown import render_markdown
 
@@ -64,7 +66,8 @@ def section(folder: Path) -> Section:
 
 
 def texts(folder: Path) -> dict[str, str]:
-    return {path.suffix: path.read_text(encoding="utf-8") for path in write_report(folder)}
+    """The reports for people, by their endings."""
+    return {path.suffix: path.read_text(encoding="utf-8") for path in write_report(folder) if path.suffix != ".csv"}
 
 
 def test_means_and_spreads_are_over_the_finished_seeds(results: Path) -> None:
@@ -192,6 +195,45 @@ def test_each_output_has_the_figures_and_the_conditions(results: Path) -> None:
     assert "`eclipse bench grid.toml --out RESULTS`" in markdown
 
 
+def test_programs_get_every_place_of_the_table(results: Path) -> None:
+    write_report(results)
+    with (results / "report.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = {(row["attack"], row["defense"]): row for row in rows}
+    assert len(rows) == len(found) == len(section(results).entries)
+    row = found["em", "iss-j"]
+    assert (row["victim"], row["recipe"], row["seeds"], row["seeds asked for"]) == ("small", "fast", "2", "3")
+    assert (row["accuracy"], row["recovery"], row["paper's accuracy"]) == ("0.7100", "0.8500", "0.7835")
+    assert found["em", "aa"]["accuracy"] == "" and found["urp", "iss-j"]["recovery"] == ""
+
+
+def test_a_name_is_no_formula_of_a_spreadsheet(tmp_path: Path) -> None:
+    names = ("=cmd|' /C calc'!A0", "+1", "-1", "@x", 'a "quoted, name"\nand a line')
+    cells = [result("clean", name, 0, 0.8) for name in names]
+    text = next(path for path in write_report(write_results(tmp_path / "r", cells).path) if path.suffix == ".csv")
+    defenses = [row[3] for row in csv.reader(text.read_text(encoding="utf-8").splitlines())][1:]
+    assert sorted(defenses) == sorted((*(f"'{name}" for name in names[:4]), 'a "quoted, name" and a line'))
+
+
+def test_the_chart_has_the_defenses_whose_cost_and_recovery_are_known(results: Path, tmp_path: Path) -> None:
+    assert [(place.name, place.lost, place.recovery) for place in places(section(results))] == [
+        ("iss-j", pytest.approx(3.0), pytest.approx((0.85 + 0.5) / 2)),
+        ("trusted-only", pytest.approx(40.0), pytest.approx(1 / 6)),
+    ]
+    assert "iss-j</text>" in texts(results)[".html"]
+    alone = write_results(tmp_path / "alone", [result("clean", "none", 0, 0.8)]).path
+    assert "What defenses cost" not in texts(alone)[".html"]
+
+
+def test_labels_of_a_chart_do_not_lie_on_each_other() -> None:
+    names = [f"defense-{i}" for i in range(9)]
+    marks = [(200 + 5 * i, 150 + 3 * i) for i in range(9)]
+    places = [(x + dx, y + dy) for (x, y), (dx, dy) in zip(marks, offsets(names, marks, (0, 0, 400, 300)), strict=True)]
+    for i, (x, y) in enumerate(places):
+        assert all(abs(x - other_x) >= 45 or abs(y - other_y) >= 10 for other_x, other_y in places[:i])
+        assert 0 <= x <= 350 and 0 <= y <= 300
+
+
 def test_the_protocol_of_the_paper_is_told_loudly(tmp_path: Path) -> None:
     cells = [replace(one, protocol=OVERLAP) for one in grid()]
     for text in texts(write_results(tmp_path / "r", cells).path).values():
@@ -238,6 +280,7 @@ def test_the_same_cells_give_the_same_bytes(results: Path, tmp_path: Path) -> No
     Folder(results).cells.write_bytes(b"".join(reversed(lines)))
     assert [path.read_bytes() for path in write_report(results, tmp_path / "new" / "folder")] == first
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [
+        "report.csv",
         "report.html",
         "report.md",
         "report.tex",
@@ -352,7 +395,7 @@ def test_hostile_text_is_only_text_in_latex(results: Path, hostile_results: Path
 
 def test_the_page_needs_nothing_beside_itself(results: Path) -> None:
     page = texts(results)[".html"]
-    assert not re.search(r"(?:src|href|url|@import)\s*[=(]\s*(?![\"']?data:)", page)
+    assert not re.search(r"(?:src|href|url|@import)\s*[=(]\s*(?![\"']?(?:data:|#))", page)
     assert "default-src 'none'" in page and "<script" not in page
 
 
@@ -503,13 +546,15 @@ def test_an_output_that_is_a_file_is_refused(results: Path, tmp_path: Path) -> N
         write_report(results, tmp_path / "file")
 
 
-def test_the_command_writes_and_names_three_files(
+def test_the_command_writes_and_names_its_files(
     results: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(monkeypatch)
     said = command("report", results, "--out", tmp_path / "out")
     assert said.code == 0
-    assert said.out.splitlines() == [f"wrote {tmp_path / 'out' / f'report.{end}'}" for end in ("md", "tex", "html")]
+    assert said.out.splitlines() == [
+        f"wrote {tmp_path / 'out' / f'report.{end}'}" for end in ("md", "tex", "csv", "html")
+    ]
     assert not (results / "report.md").exists()
 
 

@@ -29,8 +29,8 @@ def plot(draw: Callable[[Any], None], size: tuple[float, float], label: str) -> 
     """Draw a plot, for a template.
 
     Args:
-        draw: puts axes on a ``matplotlib.figure.Figure``.
-        size: width and height in hundredths of 72 points: in about so many hundred pixels.
+        draw: puts axes on a ``matplotlib.figure.Figure``, whose pixels are points.
+        size: width and height in inches.
         label: what it shows, for those who do not see it; of all plots of a page it must be the only one.
 
     Returns:
@@ -44,7 +44,7 @@ def plot(draw: Callable[[Any], None], size: tuple[float, float], label: str) -> 
         return Markup('<p class="note">No plot: {}</p>').format(str(error))
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": label}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that the font which measures text does not have
-        figure, file = figures.Figure(figsize=size), io.StringIO()
+        figure, file = figures.Figure(figsize=size, dpi=72), io.StringIO()
         draw(figure)
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Markup(_inline(file.getvalue(), str(escape(label))))

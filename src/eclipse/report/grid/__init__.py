@@ -1,9 +1,10 @@
-"""The report of a benchmark grid: Markdown, LaTeX and one HTML page, rendered from the results of its cells."""
+"""The report of a benchmark grid: Markdown, LaTeX, CSV and one HTML page, rendered from the results of its cells."""
 
 from pathlib import Path
 
 from eclipse.bench.result import read_results
 from eclipse.errors import EclipseError
+from eclipse.report.grid.csv import render_csv
 from eclipse.report.grid.figures import make_sections
 from eclipse.report.grid.html import render_html
 from eclipse.report.grid.latex import render_latex
@@ -12,7 +13,7 @@ from eclipse.runs.files import write_whole
 
 
 def write_report(results: Path, out: Path | None = None) -> list[Path]:
-    """Write ``report.md``, ``report.tex`` and ``report.html``; the same cells give the same bytes.
+    """Write ``report.md``, ``.tex``, ``.csv`` and ``.html``; the same cells give the same bytes.
 
     Args:
         results: the folder that ``eclipse bench`` wrote.
@@ -28,6 +29,7 @@ def write_report(results: Path, out: Path | None = None) -> list[Path]:
     pages = {
         folder / "report.md": render_markdown(found, sections),
         folder / "report.tex": render_latex(found, sections),
+        folder / "report.csv": render_csv(sections),
         folder / "report.html": render_html(found, sections),
     }
     folder.mkdir(parents=True, exist_ok=True)

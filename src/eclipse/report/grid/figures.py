@@ -164,9 +164,9 @@ def mean_recovery(section: Section, defense: str) -> Average | None:
     return _average(biting(section), lambda attack: recovery(section, attack, defense))
 
 
-def mean_accuracy(section: Section, defense: str, poisons: Sequence[str] | None = None) -> Average | None:
-    """The mean accuracy over poisons, all of them by default."""
-    return _average(section.poisons if poisons is None else poisons, lambda attack: section.mean(attack, defense))
+def mean_accuracy(section: Section, defense: str, poisons: Sequence[str]) -> Average | None:
+    """The mean accuracy over poisons."""
+    return _average(poisons, lambda attack: section.mean(attack, defense))
 
 
 def clean_drop(section: Section, defense: str) -> float | None:
@@ -258,18 +258,14 @@ def paper_accuracy(section: Section, attack: str, defense: str) -> float | None:
 
 
 def paper_mean_accuracy(section: Section, defense: str) -> Average | None:
-    """The mean of the paper's accuracies, over those poisons of the grid that the paper has; None if it lacks one."""
-    poisons = [poison for poison in section.poisons if paper_accuracy(section, poison, NONE) is not None]
-    mean = _average(poisons, lambda attack: paper_accuracy(section, attack, defense))
+    """The mean of the paper's accuracies, over the poisons that bite here and there; None if it lacks one."""
+    mean = _average(tuple(_paper_bite(section)), lambda attack: paper_accuracy(section, attack, defense))
     return mean if mean and mean.complete else None
 
 
 def paper_mean_recovery(section: Section, defense: str) -> Average | None:
     """The mean recovery by the paper's accuracies, over the poisons that bite here and there; None if it lacks one."""
-    victim = paper_numbers.victim_of_poisons(section.arch)  # that of the poisons' numbers
-    clean = (paper_numbers.accuracy(CLEAN, NONE, victim) or 0.0) / 100
-    undefended = {poison: paper_accuracy(section, poison, NONE) for poison in biting(section)}
-    bite = {poison: low for poison, low in undefended.items() if low is not None and clean - low >= BITES}
+    bite, clean = _paper_bite(section), _paper_clean(section)
 
     def recovered(attack: str) -> float | None:
         defended = paper_accuracy(section, attack, defense)
@@ -277,6 +273,18 @@ def paper_mean_recovery(section: Section, defense: str) -> Average | None:
 
     mean = _average(tuple(bite), recovered)
     return mean if mean and mean.complete else None
+
+
+def _paper_clean(section: Section) -> float:
+    """The paper's accuracy without a poison, of the victim of its poisons' numbers."""
+    return (paper_numbers.accuracy(CLEAN, NONE, paper_numbers.victim_of_poisons(section.arch)) or 0.0) / 100
+
+
+def _paper_bite(section: Section) -> dict[str, float]:
+    """The paper's accuracies without a defense on the poisons that bite here and there."""
+    undefended = {poison: paper_accuracy(section, poison, NONE) for poison in biting(section)}
+    clean = _paper_clean(section)
+    return {poison: low for poison, low in undefended.items() if low is not None and clean - low >= BITES}
 
 
 def _average(poisons: Sequence[str], figure: Callable[[str], float | None]) -> Average | None:

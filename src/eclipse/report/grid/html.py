@@ -7,6 +7,7 @@ from typing import Any
 from eclipse.bench.result import CLEAN, NONE, Result, Results
 from eclipse.report import page
 from eclipse.report.grid import figures, wording
+from eclipse.report.grid.chart import chart
 from eclipse.report.grid.figures import Section
 from eclipse.report.grid.sheets import (
     BORROWED,
@@ -18,7 +19,7 @@ from eclipse.report.grid.sheets import (
     state,
     unfinished,
 )
-from eclipse.report.grid.wording import duration, in_words, percent, points, several, share
+from eclipse.report.grid.wording import duration, in_words, percent, points, radius, several, share
 
 SHADES = 9
 """Colors of the heat map, from chance to the accuracy of the undefended victim on clean data."""
@@ -45,6 +46,7 @@ class Tile:
     Attributes:
         shade: its color, from 0 to ``SHADES - 1``; -1 where there is no result.
         curves: accuracy after each epoch for each seed, as points of a polyline.
+        settings: what the poison and the defense were made with, by name.
         level: height of the undefended victim's accuracy on clean data in the same picture.
     """
 
@@ -58,6 +60,7 @@ class Tile:
     best: bool
     partial: bool
     facts: tuple[tuple[str, str], ...]
+    settings: tuple[tuple[str, str], ...]
     runs: tuple[Run, ...]
     curves: tuple[str, ...]
     level: str
@@ -76,7 +79,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Part:
-    """A section of the page."""
+    """A section of the page; ``chart`` is the SVG of what defenses cost and bring, where there are several."""
 
     arch: str
     recipe: str
@@ -84,6 +87,7 @@ class Part:
     commands: tuple[str, ...]
     headlines: tuple[tuple[str, str], ...]
     attacks: tuple[tuple[str, bool], ...]
+    chart: Any
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     sheets: tuple[Sheet, ...]
@@ -114,6 +118,7 @@ def _part(section: Section, prefix: str) -> Part:
         commands=wording.commands(section.cells),
         headlines=_headlines(section),
         attacks=tuple((attack, attack == CLEAN or attack in bite) for attack in section.attacks),
+        chart=chart(section),
         rows=tuple(_row(section, defense, f"{prefix}d{number}") for number, defense in enumerate(_order(section))),
         notes=accuracy_notes(section),
         sheets=sheets(section)[1:],  # the first is the heat map
@@ -132,7 +137,7 @@ def _headlines(section: Section) -> tuple[tuple[str, str], ...]:
     fair = [name for name in leaders if figures.needs(section, name) != figures.LABELS]
     found = {
         "clean accuracy, no defense": f"{percent(section.mean(CLEAN, NONE))} %" if section.mean(CLEAN, NONE) else "",
-        "poisons that bite": f"{len(figures.biting(section))} of {len(section.poisons)}",
+        "poisons that bite (cost 15 points or more)": f"{len(figures.biting(section))} of {len(section.poisons)}",
         "best mean recovery": _leader(section, leaders),
         f"best without {figures.LABELS}": _leader(section, fair) if fair[:1] != leaders[:1] else "",
     }
@@ -173,7 +178,8 @@ def _tile(section: Section, attack: str, defense: str, name: str) -> Tile | None
         shade=-1 if mean is None else _shade(section, mean),
         best=defense in figures.top(section, attack),
         partial=entry.partial,
-        facts=(*facts, *_settings(entry.cells)),
+        facts=(*facts, *_about(entry.cells)),
+        settings=_settings(entry.cells),
         runs=(
             *map(_run, entry.cells),
             *(Run(plan.seed, command=why.command, problem=f"failed: {why.reason}") for plan, why in entry.failed),
@@ -199,6 +205,28 @@ def _facts(section: Section, attack: str, defense: str) -> tuple[tuple[str, str]
         "borrowed": "the result on clean data: the defense ignores the suspicious images" if entry.borrowed else "",
     }
     return tuple((name, text) for name, text in found.items() if text and (entry.cells or name == "paper"))
+
+
+def _about(cells: Sequence[Result]) -> tuple[tuple[str, str], ...]:
+    """What the poison and the defense are, in words."""
+    found = {
+        "poison": several(_poison(cell) for cell in cells),
+        "defense": several(cell.defense.title for cell in cells),
+        "needs": several(cell.defense.trusted for cell in cells),
+        "acts on": several(cell.defense.acts for cell in cells),
+    }
+    return tuple((name, text) for name, text in found.items() if text)
+
+
+def _poison(cell: Result) -> str:
+    """The strength of a poison, and where its numbers are from."""
+    attack = cell.attack
+    if attack.name == CLEAN:
+        return ""
+    if attack.norm is None:
+        return "imported"
+    scale = {"paper": "as published", "small": "reduced for a processor"}.get(attack.scale or "", "")
+    return ", ".join(filter(None, (radius(attack.norm, attack.radius) or "no bound", scale)))
 
 
 def _settings(cells: Sequence[Result]) -> tuple[tuple[str, str], ...]:

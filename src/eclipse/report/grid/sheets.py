@@ -151,14 +151,14 @@ def average_in_words(mean: figures.Average | None, of: int) -> str:
 
 def _defenses(section: Section) -> Sheet:
     head = (
-        *("rank", "defense", "what it is", "needs", "acts on", "mean recovery", "mean accuracy", "clean", "drop"),
-        *("prepare", "train", "factor"),
+        *("rank", "defense", "what it is", "needs", "acts on", "mean recovery", "accuracy on poisons", "clean", "drop"),
+        *("prepare", "train", "times plain training"),
     )
     notes = (
         recovery_note(section),
-        "Mean accuracy is over all poisons of the grid, drop is what the defense costs on clean data in points.",
-        "Times are medians; the factor is preparation and training over training without a defense; images that "
-        "several cells share are prepared once and counted in each, and so is the training of a denoiser.",
+        "Accuracy on poisons is the mean over those that bite, drop is what the defense costs on clean data in points.",
+        "Times are medians; times plain training: preparation and training over training without a defense; images "
+        "that several cells share are prepared once and counted in each, and so is the training of a denoiser.",
         *_paper_mean_note(section),
     )
     rows = [_defense(section, rank, defense) for rank, defense in enumerate(figures.ranked(section), start=1)]
@@ -190,10 +190,11 @@ def _defense(section: Section, rank: int, defense: str) -> tuple[str, ...]:
 
 
 def _mean_accuracy(section: Section, defense: str) -> str:
-    mean = figures.mean_accuracy(section, defense)
+    bite = figures.biting(section)
+    mean = figures.mean_accuracy(section, defense, bite)
     if mean is None:
         return ""
-    partly = "" if mean.complete else f" ({len(mean.poisons)} of {len(section.poisons)})"
+    partly = "" if mean.complete else f" ({len(mean.poisons)} of {len(bite)})"
     return percent(mean.value) + _beside(figures.paper_mean_accuracy(section, defense), percent) + partly
 
 
@@ -202,7 +203,7 @@ def _beside(paper: figures.Average | None, words: Callable[[float | None], str])
 
 
 def _poisons(section: Section) -> Sheet:
-    head = ("poison", "bound", "scale", "crafting", "undefended", "points lost", "bites", "best defense")
+    head = ("poison", "bound", "scale", "crafting", "undefended", "points lost", "15 or more: bites", "best defense")
     rows = [_poison(section, attack) for attack in section.poisons]
     notes = (f"The last column is the best defense that needs no {figures.LABELS}.", *paper_notes(section)[:1])
     return Sheet(
