@@ -10,9 +10,13 @@ import pytest
 from kit.commands import write_images
 from kit.results import result, write_results
 
+from eclipse.data.source import open_source
+from eclipse.diffusion.checkpoint import load_denoiser
 from eclipse.jobs.job import carry_out
+from eclipse.jobs.preview import LEVELS, preview
 from eclipse.jobs.purify import purify_job
 from eclipse.report import write_report
+from eclipse.report.preview import write_page
 
 HOSTILE = "<img src=x onerror=console.error(1)>$x_1$&quot;"
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 400, "height": 800}
@@ -32,7 +36,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory, denoiser_folder: Path) -> di
         for defense, gain in {"none": 0.0, "iss-j": 0.1, HOSTILE: 0.15}.items()
     ]
     grid = write_results(place / "results", cells).path
+    found = preview(open_source(place / "set"), load_denoiser(denoiser_folder), "cpu")
+    write_page(found, str(place / "set"), denoiser_folder, place / "preview.html")
     return {
+        "preview": place / "preview.html",
         "purification": write_report(place / "purified")[0],
         "grid": next(path for path in write_report(grid) if path.suffix == ".html"),
     }
@@ -70,7 +77,7 @@ def opened(browser: Any, path: Path, **options: Any) -> Opened:
     return Opened(page, told, [url for url in asked if not url.startswith("data:")])
 
 
-@pytest.mark.parametrize("kind", ["purification", "grid"])
+@pytest.mark.parametrize("kind", ["purification", "preview", "grid"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_is_quiet_and_keeps_to_itself_and_names_in_it_are_text(
     kind: str, scheme: str, pages: dict[str, Path], browser: Any
@@ -84,7 +91,7 @@ def test_a_page_is_quiet_and_keeps_to_itself_and_names_in_it_are_text(
     assert light == (scheme == "light")
 
 
-@pytest.mark.parametrize("kind", ["purification", "grid"])
+@pytest.mark.parametrize("kind", ["purification", "preview", "grid"])
 def test_a_phone_need_not_scroll_sideways(kind: str, pages: dict[str, Path], browser: Any) -> None:
     page = opened(browser, pages[kind], viewport=PHONE).page
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
@@ -126,6 +133,24 @@ def test_mouse_and_keys_move_the_line_across_an_image(pages: dict[str, Path], br
     assert shown(page, slider) == 0.99
     other = page.locator(".compare input").nth(1)
     assert shown(page, other) == 0.5
+
+
+def test_a_slider_goes_up_the_ladder_of_an_image_and_one_that_of_all(pages: dict[str, Path], browser: Any) -> None:
+    page = opened(browser, pages["preview"]).page
+    seen = page.locator(".ladder figure.on figcaption")
+    highest = f"{LEVELS[-1]:g}/255"
+    assert set(seen.all_inner_texts()) == {highest} and page.locator(".ladder img:visible").count() == seen.count()
+    page.locator(".ladder input").first.press("Home")
+    assert seen.all_inner_texts()[:2] == ["as it is", highest]
+    page.locator("#all").press("Home")
+    page.locator("#all").press("ArrowRight")
+    assert set(seen.all_inner_texts()) == {f"{LEVELS[0]:g}/255"}
+    image = page.locator(".ladder img:visible").first
+    assert image.evaluate("e => getComputedStyle(e).filter") == "none"
+    page.locator("#gray").check()
+    assert image.evaluate("e => getComputedStyle(e).filter") == "grayscale(1)"
+    still = opened(browser, pages["preview"], java_script_enabled=False).page
+    assert still.locator(".ladder").first.locator("img:visible").count() == 1 + len(LEVELS)
 
 
 def test_without_scripts_and_on_paper_images_stand_side_by_side(pages: dict[str, Path], browser: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from eclipse.cli import bench, demo, denoiser, doctor, methods, poison, purify, report, train, verify
+from eclipse.cli import bench, demo, denoiser, doctor, methods, poison, preview, purify, report, train, verify
 from eclipse.compute.memory import keep_freed_memory
 from eclipse.errors import EclipseError, escaped, is_utf8
 from eclipse.runs.files import check_local
@@ -53,6 +53,7 @@ def options(
 
 
 app.command("purify", help=purify.HELP)(purify.purify)
+app.command("preview", help=preview.HELP)(preview.preview)
 app.command("poison", help=poison.HELP)(poison.poison)
 app.command("verify", help=verify.HELP)(verify.verify)
 app.command("attacks", help=methods.ATTACKS.help)(methods.ATTACKS)

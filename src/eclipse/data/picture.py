@@ -7,7 +7,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from eclipse.data.pixels import gray, to_color
 from eclipse.errors import EclipseError
 
 Pixels = NDArray[np.uint8]
+Kind = TypeVar("Kind", bound=np.generic)
 
 MAX_PIXELS = 2**26  # 8192 x 8192; larger ones are decompression bombs or belong cut into pieces
 MAX_BYTES = 2**28  # of one encoded image
@@ -207,6 +208,12 @@ def resized(picture: Picture, side: int) -> Picture:
 
     rgb = np.stack([fit(plane) for plane in picture.rgb])
     return replace(picture, rgb=rgb, alpha=None if picture.alpha is None else fit(picture.alpha))
+
+
+def middle(image: NDArray[Kind], side: int) -> NDArray[Kind]:
+    """The square of ``side`` pixels in the middle of (C, H, W), or as much of it as there is."""
+    top, left = (max(0, (length - side) // 2) for length in image.shape[1:])
+    return image[:, top : top + side, left : left + side]
 
 
 def planes(picture: Picture) -> Pixels:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from eclipse.data.picture import Pixels
+from eclipse.data.picture import Pixels, middle
 from eclipse.errors import escaped
 from eclipse.report.page import picture
 from eclipse.report.plots import ACCENT, HUES, MUTED, TEXT, plot
@@ -68,7 +68,7 @@ def card(pair: Pair) -> Card:
         whole = View(picture(pair.before), picture(pair.after), width * shown, height * shown)
         return Card(pair.name, pair.label, figures, whole, None, picture(_enlarged(pair.before, pair.after)))
     small, purified = _thumbnail(pair.before), _thumbnail(pair.after)
-    before, after = _crop(pair.before), _crop(pair.after)
+    before, after = middle(pair.before, _CROP), middle(pair.after, _CROP)
     difference = _jpeg(_enlarged(before, after))
     whole = View(_jpeg(small), _jpeg(purified), small.shape[2], small.shape[1])
     crop = View(picture(before), picture(after), before.shape[2], before.shape[1])
@@ -94,11 +94,6 @@ def _thumbnail(image: Pixels) -> Pixels:
     return np.asarray(copy).transpose(2, 0, 1)
 
 
-def _crop(image: Pixels, side: int = _CROP) -> Pixels:
-    top, left = (max(0, (length - side) // 2) for length in image.shape[1:])
-    return image[:, top : top + side, left : left + side]
-
-
 @dataclass(frozen=True)
 class Pattern:
     """The mean of what was taken away from the images of a class."""
@@ -111,7 +106,7 @@ class Pattern:
 
 def patterns(measured: Measured) -> tuple[tuple[Pattern, ...], float]:
     """Those of all classes, equally enlarged, and how much."""
-    found = {label: _middle(mean) for label, mean in measured.patterns.items()}
+    found = {label: middle(mean, PATTERN) for label, mean in measured.patterns.items()}
     if not found:
         return (), 1.0
     largest = np.quantile(np.abs(np.stack(list(found.values()))), 0.995)
@@ -126,11 +121,6 @@ def patterns(measured: Measured) -> tuple[tuple[Pattern, ...], float]:
         )
         for label, mean in found.items()
     ), times
-
-
-def _middle(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    top, left = (max(0, (length - PATTERN) // 2) for length in mean.shape[1:])
-    return mean[:, top : top + PATTERN, left : left + PATTERN]
 
 
 def histograms(measured: Measured) -> list[Any]:

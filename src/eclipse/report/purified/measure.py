@@ -13,13 +13,13 @@ from itertools import count, islice
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import avg_pool2d
 
 from eclipse.data.changes import Change, ClassMeans
 from eclipse.data.convert import finder
-from eclipse.data.picture import Pixels, size_in_words
+from eclipse.data.picture import Pixels, middle, size_in_words
 from eclipse.data.store import Row, Source, comparable_classes
 from eclipse.errors import EclipseError
+from eclipse.report.similarity import psnr, ssim
 
 ROWS, PLACES = 2_000, 40
 """How many rows are looked at, and at how many places of the data set, which may be sorted by class."""
@@ -31,8 +31,6 @@ CARDS, CLASS_CARDS = 8, 12
 _PIXELS = 2**26  # read in all, more or less: 2,000 images of 180x180, 64 of 1024x1024
 _FEWEST = 24
 _PIECE, _SPECTRUM_PIECE = 1024, 256  # sides of the pieces from the middle that are measured of larger images
-_WINDOW = 7  # of SSIM, as it is usual for a uniform one
-_STABLE = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # constants of SSIM
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,12 +188,6 @@ def _checked(source: Source, old: Row, output: Source, new: Row) -> tuple[Pixels
     return before, after
 
 
-def _middle(images: NDArray[np.generic], side: int) -> NDArray[np.generic]:
-    """The square of that side in the middle of (3, H, W), or as much of it as there is."""
-    top, left = (max(0, (length - side) // 2) for length in images.shape[1:])
-    return images[:, top : top + side, left : left + side]
-
-
 class _Quality:
     """How near the images are to what they were."""
 
@@ -204,27 +196,11 @@ class _Quality:
 
     def add(self, before: Pixels, after: Pixels) -> tuple[float, float]:
         """Measure a pair; returns its mean absolute change in levels and its PSNR in dB."""
-        x, y = (torch.from_numpy(_middle(image, _PIECE).astype(np.float32)) for image in (before, after))
-        error = float(((x - y) ** 2).mean(dtype=torch.float64))
-        self.psnr.append(10 * math.log10(255**2 / error) if error else math.inf)
+        x, y = (torch.from_numpy(middle(image, _PIECE).astype(np.float32)) for image in (before, after))
+        self.psnr.append(psnr(x, y))
         self.ssim.append(ssim(x, y))
         self.change.append(float((x - y).abs().mean(dtype=torch.float64)))
         return self.change[-1], self.psnr[-1]
-
-
-def ssim(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Structural similarity (Wang et al., 2004) over uniform windows of 7x7, the mean over positions and channels.
-
-    Args:
-        x: (3, H, W), in levels.
-        y: of the same shape.
-    """
-    window = (min(_WINDOW, x.shape[1]), min(_WINDOW, x.shape[2]))
-    mean_x, mean_y, xx, yy, xy = avg_pool2d(torch.stack((x, y, x * x, y * y, x * y)), window, stride=1)
-    small, large = _STABLE
-    together = (2 * mean_x * mean_y + small) * (2 * (xy - mean_x * mean_y) + large)
-    apart = (mean_x**2 + mean_y**2 + small) * (xx - mean_x**2 + yy - mean_y**2 + large)
-    return float((together / apart).mean(dtype=torch.float64))
 
 
 class _Spectra:
@@ -236,7 +212,7 @@ class _Spectra:
 
     def add(self, change: Change, label: int | None) -> None:
         """Count what was taken away from an image."""
-        piece = _middle(change, _SPECTRUM_PIECE)
+        piece = middle(change, _SPECTRUM_PIECE)
         height, width = piece.shape[1:]
         power = np.square(np.abs(np.fft.fft2(piece))).mean(axis=0) / (height * width)
         frequency = 32 * np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
