@@ -172,6 +172,8 @@ def test_what_is_no_finished_purification_of_these_images_is_refused(purified: P
     assert "expected the data set that it was written for" in refusal(command("report", purified))
     manifest.unlink()
     assert "no results" in refusal(command("report", purified))
+    assert "is not there" in refusal(command("report", purified / "nothing"))
+    assert "has no data.npz.run.json" in refusal(command("report", npz(purified / "data.npz", some_images(2)).spec))
 
 
 def test_without_matplotlib_a_page_says_how_to_get_plots(monkeypatch: pytest.MonkeyPatch) -> None:

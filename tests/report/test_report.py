@@ -526,7 +526,7 @@ def same_cell_twice(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (no_folder, "there is no folder"),
+        (no_folder, "is not there"),
         (no_grid, "no grid.json"),
         (other_version, "version 2"),
         (no_cell, "no cell"),

@@ -24,9 +24,10 @@ def write_report(target: Path, out: Path | None = None) -> list[Path]:
         target = target.with_name(target.name.removesuffix(_MANIFEST))
     if run_json(target).is_file() and not (target / "grid.json").is_file():
         return purified.write_report(target, out)
-    if target.is_dir() or not target.exists():
+    if target.is_dir():
         return grid.write_report(target, out)
+    what = f"has no {run_json(target).name} beside it" if target.exists() else "is not there"
     raise EclipseError(
-        f"{target} has no {run_json(target).name} beside it; expected a data set that 'eclipse purify' made, or the "
-        "folder of a benchmark"
+        f"{str(target)!r} {what}; expected a data set that 'eclipse purify' made, or the folder given to 'eclipse "
+        "bench --out'"
     )

@@ -30,7 +30,7 @@ CARDS, CLASS_CARDS = 8, 12
 
 _PIXELS = 2**26  # read in all, more or less: 2,000 images of 180x180, 64 of 1024x1024
 _FEWEST = 24
-_PIECE, _SPECTRUM_PIECE = 1024, 256  # sides of the pieces from the middle that are measured of larger images
+_PIECE, _SPECTRUM_PIECE = 512, 256  # sides of the pieces from the middle that are measured of larger images
 
 
 @dataclass(frozen=True, eq=False)
