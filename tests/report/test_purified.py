@@ -20,6 +20,7 @@ from eclipse.data.picture import encode_png, repainted
 from eclipse.data.source import open_source
 from eclipse.data.store import Source
 from eclipse.report.plots import plot
+from eclipse.report.purified import figures
 from eclipse.report.purified.measure import CARDS, FREQUENCIES, PLACES, ROWS, Pair, measure, rows_to_read
 from eclipse.report.similarity import ssim
 
@@ -124,6 +125,19 @@ def test_images_of_many_sizes_have_no_mean_and_the_rest_is_told(tmp_path: Path) 
     assert found.sizes == ((9, 9), (150, 150)) and np.isfinite(found.psnr).all()
 
 
+def test_images_that_were_not_changed_or_are_tiny_or_have_no_class_are_shown(tmp_path: Path) -> None:
+    images = some_images(3, 1, 2)
+    np.savez(tmp_path / "a.npz", images=images.transpose(0, 2, 3, 1), labels=np.array([0, -1, 1]))
+    source = open_source(tmp_path / "a.npz")
+    found = measure(source, source, [], figures.card)
+    assert len(found.psnr) == 0 and found.spectra.keys() == {0, 1}
+    np.testing.assert_allclose(found.ssim, 1)
+    cards: Any = found.cards["random"]
+    assert [(card.label, card.figures) for card in cards] == [(c, "2x1, unchanged") for c in (0, None, 1)]
+    assert all("<svg" in str(svg) for svg in (*figures.histograms(found), figures.spectrum(found)))
+    assert figures.patterns(found)[0] == ()
+
+
 HOSTILE = "<img src=x onerror=alert(1)>$x_1$\u202e\x07"
 
 
@@ -150,6 +164,16 @@ def test_the_page_is_one_small_file_with_what_the_manifest_tells(purified: Path,
     assert "<img src=x" not in text and "\u202e" not in text and "\x07" not in text
     assert command("report", purified.with_name("purified.run.json"), "--out", "pages").code == 0
     assert purified.with_name("pages").joinpath("purified.report.html").read_bytes() == page.read_bytes()
+
+
+def test_the_warning_of_the_canary_stands_at_the_top(purified: Path, command: Command) -> None:
+    manifest, page = (purified.with_name(f"purified.{end}") for end in ("run.json", "report.html"))
+    assert 'role="alert"' not in page.read_text(encoding="utf-8")
+    canary = {"left": {"AR": 0.9}, "psnr": 20.0, "gain": -3.0, "error": 0.1, "tuned": True}
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "canary": canary}))
+    assert command("report", purified).code == 0
+    warning, rest = page.read_text(encoding="utf-8").split('role="alert">')[1].split("</p>", 1)
+    assert "worse than from the general denoiser" in warning and "0.90" in rest
 
 
 def test_what_is_no_finished_purification_of_these_images_is_refused(purified: Path, command: Command) -> None:

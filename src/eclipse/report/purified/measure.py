@@ -115,11 +115,11 @@ def measure(source: Source, output: Source, skipped: Collection[str], keep: Call
         before, after = _checked(source, old, output, new)
         sizes.append((before.shape[2], before.shape[1]))
         removed = before.astype(np.int16) - after
-        pair = Pair(
-            f"row {old.id}" if old.id.isdecimal() else old.id, old.label, before, after, *quality.add(before, after)
-        )
-        spectra.add(removed, old.label)
-        means.add(removed, old.label)
+        label = old.label if old.label is not None and old.label >= 0 else None
+        name = f"row {old.id}" if old.id.isdecimal() else old.id
+        pair = Pair(name, label, before, after, *quality.add(before, after))
+        spectra.add(removed, label)
+        means.add(removed, label)
         gallery.add(pair)
     labels = [label for label, _ in sorted(means.counts.items(), key=lambda item: (-item[1], item[0]))]
     classes = dict(sorted((label, means.mean(label)) for label in labels[: 2 * CARDS]))
