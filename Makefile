@@ -36,7 +36,7 @@ report: .venv/.demo
 
 # --no-compile: modules are compiled when they are first imported, and most never are.
 .venv/.demo: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --no-compile --editable '.[demo]'
+	$(BIN)/pip install --quiet --no-compile --editable '.[report]'
 	touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml constraints.txt

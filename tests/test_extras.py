@@ -14,7 +14,6 @@ from eclipse.diffusion.denoiser import build_denoiser
 from eclipse.diffusion.presets import PAPER
 from eclipse.diffusion.trusted import check_trusted
 from eclipse.errors import EclipseError
-from eclipse.jobs.demo import digits
 from eclipse.jobs.doctor import EXTRAS
 
 if sys.version_info >= (3, 11):
@@ -26,7 +25,6 @@ PROJECT = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").rea
 IMAGES = some_images(50, 32, 32)
 
 NEEDS = {
-    "the demo": ("sklearn", "demo", lambda: digits(0)),
     "AA": ("kornia", "defenses", lambda: DEFENSES.asked("aa", "small", [])),
     "OP": ("kornia", "defenses", lambda: DEFENSES.asked("op", "small", [])),
     "DP-SGD": ("opacus", "defenses", lambda: DEFENSES.asked("dp-sgd", "small", [])),
@@ -63,7 +61,7 @@ def test_what_does_without_it_asks_for_nothing(
 def test_the_doctor_knows_the_extras_of_the_package() -> None:
     assert set(EXTRAS) | {"all", "dev"} == set(PROJECT["optional-dependencies"])
     listed = [name for extra in EXTRAS for name in PROJECT["optional-dependencies"][extra]]
-    packages = {re.split("[<>=]", line)[0].replace("scikit-learn", "sklearn") for line in listed}
+    packages = {re.split("[<>=]", line)[0] for line in listed}
     assert packages == {module for _, modules in EXTRAS.values() for module in modules}
 
 

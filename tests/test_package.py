@@ -98,7 +98,7 @@ def test_the_core_is_nine_packages(wheels: dict[str, Path]) -> None:
 
 
 def test_the_wheel_is_small_and_holds_the_package_alone(wheels: dict[str, Path]) -> None:
-    assert wheels["wheel"].stat().st_size < 350 * 1024
+    assert wheels["wheel"].stat().st_size < 4 * 2**20
     with zipfile.ZipFile(wheels["wheel"]) as file:
         assert {name.split("/")[0].split("-")[0] for name in file.namelist()} == {"eclipse", "eclipse_purify"}
 
@@ -119,7 +119,6 @@ def test_the_core_alone_purifies(python: Path, place: Path, tmp_path: Path) -> N
 
 TRAIN = "train images --test trusted --arch small --out run --dry-run --defense"
 EXTRAS = {
-    "demo": "demo",
     "purify hf:owner/name --denoiser denoiser --out out": "hub",
     "denoiser train trusted --preset paper --out out": "paper",
     f"{TRAIN} op": "defenses",

@@ -834,13 +834,13 @@ def test_doctor_names_problems_with_their_remedies(command: Command, monkeypatch
     monkeypatch.setattr(os, "sysconf", lambda name: 2**15)  # 1 GiB
     monkeypatch.setattr(doctor, "purification_speed", lambda device: 100.0)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda module: None if module == "sklearn" else object())
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda module: None if module == "diffusers" else object())
     said = command("doctor")
     assert said.code == 1 and "no problems found" not in said.out
     problems = re.findall(r"^problem: (.*)$", said.out, re.MULTILINE)
     assert len(problems) == 2
     assert problems[0].endswith("use a larger machine") and problems[1].endswith("free some")
-    assert re.search(r"demo .*: pip install 'eclipse-purify\[demo\]'", said.out)
+    assert re.search(r"paper .*: pip install 'eclipse-purify\[paper\]'", said.out)
     assert re.search(r"hub .*: installed", said.out)
 
 
@@ -851,7 +851,8 @@ def test_doctor_names_problems_with_their_remedies(command: Command, monkeypatch
 def test_progress_is_plain_lines_when_nobody_watches(place: Path, command: Command) -> None:
     said = command("purify", "images", "--trusted", "trusted", "--out", "out")
     lines = said.err.splitlines()
-    assert re.fullmatch(r"training the denoiser: 100%, loss \d+\.\d+, \d+ images/s, 0 s left", lines[-2]), said.err
+    assert re.fullmatch(r"training the denoiser: 100%, loss \d+\.\d+, \d+ images/s, 0 s left", lines[-3]), said.err
+    assert lines[-2].startswith("canary: 100%, on your data this leaves ")
     assert re.fullmatch(r"purifying: 100%, 20 of 20, \d+ images/s, network busy \d+%, 0 s left", lines[-1]), said.err
     assert "\x1b" not in said.err + said.out
 

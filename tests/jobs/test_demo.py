@@ -98,6 +98,7 @@ def test_what_is_printed_is_what_was_measured(
         "trained on poisoned data:   12.5%",
         "purified + compensated:     62.5%   (recovery 0.67)",
         f"picture: {out}/picture.png; numbers: {out}/demo.json",
+        f"wrote {out}/purified.report.html",
     ]
     recorded = numbers(out)
     assert recorded["accuracy"] == {"clean": 0.875, "poisoned": 0.125, "purified": 0.625}

@@ -24,7 +24,9 @@ def refusal(said: Said) -> str:
     """Check that a command was refused in one sentence, after lines of progress if it had begun; return it."""
     assert said.code == 2 and said.err.endswith("\n"), said
     *progress, last = said.err.splitlines()
-    assert all(line.startswith(("training the denoiser: ", "purifying: ", "crafting: ")) for line in progress), said
+    assert all(
+        line.startswith(("training the denoiser: ", "canary: ", "purifying: ", "crafting: ")) for line in progress
+    ), said
     assert last.startswith("eclipse: "), said
     return one_sentence(last.removeprefix("eclipse: "))
 

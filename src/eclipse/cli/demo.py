@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from eclipse.cli.command import Resize
+from eclipse.cli.report import report
 
 HELP = """Show the whole story: poison a data set, train on it, purify it, train again.
 
@@ -47,3 +48,4 @@ def demo(
             tell=show.tell,
         )
     say(f"picture: {told.picture}; numbers: {out / 'demo.json'}")
+    report(out / "purified")

@@ -30,7 +30,7 @@ from eclipse.runs.files import locked, remove, write_json
 from eclipse.runs.manifest import command, versions
 
 _UNFINISHED = ".unfinished"
-_MADE = ("clean", "poisoned", "purified", "purified.run.json", "picture.png", "demo.json")
+_MADE = ("clean", "poisoned", "purified", "purified.run.json", "purified.report.html", "picture.png", "demo.json")
 _BESIDE = (".purified", ".demo.json")  # hidden files of what is not finished
 
 _PICTURES = Path(__file__).with_name("pictures")

@@ -19,7 +19,6 @@ from eclipse.runs.manifest import versions
 
 # The extras: what each is for, and the modules that it brings.
 EXTRAS = {
-    "demo": ("the digits of eclipse demo", ("sklearn",)),
     "paper": ("preset paper, imported checkpoints", ("diffusers",)),
     "defenses": ("AA, OP, DP-SGD", ("kornia", "opacus")),
     "hub": ("hf:NAME", ("datasets",)),

@@ -14,7 +14,7 @@ from typing import Any
 from eclipse.errors import EclipseError
 from eclipse.runs.files import read_json, write_json
 
-_EXTRAS = ("scikit-learn", "diffusers", "kornia", "opacus", "datasets")
+_EXTRAS = ("diffusers", "kornia", "opacus", "datasets")
 TIMES = "times.json"
 _KEEP_EVERY_S = 5.0
 OURS = "eclipse-purify"
