@@ -22,6 +22,8 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "research.md", ROOT / "docs" / "dat
 
 DEFENSES = {
     "none": "",
+    "eclipse-general": "the general denoiser, no clean image",
+    "eclipse-tuned": "that, fine-tuned on the trusted images",
     "eclipse": "",
     "avatar": "a denoiser of 38,000 clean images",
     "one-step": "denoising alone",
@@ -126,6 +128,7 @@ def memory_table() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "central table": lambda: results_table("cpu"),
     "AVX2 table": lambda: results_table("cpu-avx2"),
+    "general table": lambda: results_table("general"),
     "presets": presets_table,
     "memory": memory_table,
 }
