@@ -117,7 +117,8 @@ def test_every_command_is_told_and_works(reader: Reader) -> None:
 
 def test_the_main_command_leaves_what_the_readme_says(reader: Reader) -> None:
     made = sorted(path.name for path in reader.folder.glob("*purified*") if not path.name.startswith("purified-again"))
-    assert made == ["purified", "purified.denoiser", "purified.run.json"]
+    tuned = ["purified-too", "purified-too.denoiser", "purified-too.run.json"]
+    assert made == ["purified", *tuned, "purified.run.json"]
     before = {path.relative_to(reader.folder / "photos") for path in (reader.folder / "photos").rglob("*")}
     after = {path.relative_to(reader.folder / "purified") for path in (reader.folder / "purified").rglob("*")}
     assert after == before
