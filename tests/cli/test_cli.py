@@ -809,6 +809,18 @@ def test_without_trusted_images_the_general_denoiser_does_the_work(place: Path, 
     assert not Path("out.denoiser").exists()
 
 
+def test_larger_images_are_reduced_first(place: Path, command: Command) -> None:
+    Image.new("RGB", (30, 12), "gray").save(Path("images/class0/wide.png"))
+    purify = ["purify", "images", "--denoiser", "denoiser", "--out", "out", "--max-side"]
+    said = command(*purify, 10, "--report")
+    assert said.code == 0 and "note: images are reduced to 10 pixels" in said.out
+    sizes = {Image.open(path).size for path in Path("out").rglob("*.png")}
+    assert sizes == {(8, 8), (10, 4)}, "smaller ones stay"
+    assert json.loads(Path("out.run.json").read_bytes())["settings"]["input"]["max side"] == 10
+    assert "max side" in refusal(command(*purify, 12))
+    assert Path("out.report.html").exists()
+
+
 def test_a_checkpoint_is_imported_described_and_used(place: Path, checkpoint: Path, command: Command) -> None:
     said = command("denoiser", "import", checkpoint, "--out", "imported", "--image-size", 8)
     assert said.code == 0, said

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, features
 
 from eclipse.data import picture as pictures
-from eclipse.data.picture import Picture, Pixels, decode, encode_png, from_array, planes, resized
+from eclipse.data.picture import Picture, Pixels, decode, encode_png, from_array, limited, limited_size, planes, resized
 from eclipse.errors import EclipseError
 
 
@@ -395,6 +395,17 @@ def test_an_image_of_the_size_asked_for_stays_as_it_is_and_a_smaller_one_is_enla
     picture = from_array(rng.integers(0, 256, (3, 12, 12), dtype=np.uint8), "x")
     assert resized(picture, 12) is picture
     assert resized(from_array(np.full((3, 2, 5), 7, np.uint8), "x"), 9).rgb.tolist() == np.full((3, 9, 9), 7).tolist()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "longest", "after"), [(20, 40, 10, (5, 10)), (40, 20, 39, (39, 20)), (90, 1, 9, (9, 1))]
+)
+def test_a_reduced_image_keeps_its_proportions(height: int, width: int, longest: int, after: tuple[int, int]) -> None:
+    picture = from_array(np.full((4, height, width), 90, np.uint8), "x")
+    found = limited(picture, longest)
+    assert found.rgb.shape == (3, *after) and found.alpha is not None and found.alpha.shape == after
+    assert (found.rgb == 90).all() and limited_size((height, width), longest) == after
+    assert limited(picture, max(height, width)) is picture
 
 
 # Memory

@@ -47,6 +47,9 @@ def test_general_is_the_default_where_it_fits() -> None:
     tuned, cold = plan_denoiser(FAST), plan_denoiser(FAST, start="nothing")
     assert (tuned.start, tuned.training) == ("general", FAST.tuning)
     assert (cold.start, cold.training) == ("nothing", FAST.training)
+    assert [tuned.training_on(images).iterations for images in (64, 10_000)] == [100, FAST.tuning.iterations]
+    assert cold.training_on(64) == FAST.training
+    assert plan_denoiser(FAST, iterations=7).training_on(50).iterations == 7
     assert tuned.numbers()["general"] == general_fingerprint()
     assert plan_denoiser(FAST, iterations=7).training == replace(tuned.training, iterations=7)
     assert plan_denoiser(PAPER).start == plan_denoiser(FAST, sigma=60 / 255).start == "nothing"

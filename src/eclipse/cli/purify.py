@@ -59,6 +59,10 @@ def purify(
         str | None,
         typer.Option(help="folder, parquet, npz or webdataset", show_default="as --out is named, else as the input"),
     ] = None,
+    max_side: Annotated[
+        int | None,
+        typer.Option(help="first reduce images whose longer side has more pixels, keeping proportions", metavar="N"),
+    ] = None,
     compensate: Annotated[
         str, typer.Option(help="online: left to training time; once: grayscale and noise written into the images")
     ] = "online",

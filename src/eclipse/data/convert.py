@@ -99,7 +99,7 @@ def _unfit_for_an_array(source: Source) -> str:
         form = None if row.absent else form_of(row.data)
         if form is None:  # which is told, or left out, when it is read
             continue
-        size = form[0] if row.side is None else (row.side, row.side)
+        size = row.size_after(*form[0])
         first = first or size
         if problem := _misfit(row, size == first, form[1]):
             return problem

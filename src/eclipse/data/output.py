@@ -52,10 +52,10 @@ def check_output(source: Source, out: Path, format: str | None = None) -> None:
     """
     if format is not None and format not in FORMATS:
         raise unknown("format", format, FORMATS)
-    if source.side is not None and _keeps_layout(source, format) and source.layout in _OF_ONE_SIZE:
+    if source.is_resized and _keeps_layout(source, format) and source.layout in _OF_ONE_SIZE:
         raise EclipseError(
             f"{source.spec} is of the layout {source.layout}, whose copy cannot hold images of another size; expected "
-            "--format folder, parquet or webdataset with --resize"
+            "--format folder, parquet or webdataset where images are resized"
         )
     _check_place(source, out)
     is_folder = _makes_folder(source, format)

@@ -210,6 +210,26 @@ def resized(picture: Picture, side: int) -> Picture:
     return replace(picture, rgb=rgb, alpha=None if picture.alpha is None else fit(picture.alpha))
 
 
+def limited(picture: Picture, longest: int) -> Picture:
+    """A picture whose longer side is at most ``longest`` pixels: reduced like ``resized``, in its own proportions."""
+    height, width = limited_size(picture.rgb.shape[1:], longest)
+    if picture.rgb.shape[1:] == (height, width):
+        return picture
+
+    def fit(stored: Pixels) -> Pixels:
+        return np.asarray(Image.fromarray(stored).resize((width, height), Image.Resampling.BICUBIC))
+
+    rgb = np.stack([fit(plane) for plane in picture.rgb])
+    return replace(picture, rgb=rgb, alpha=None if picture.alpha is None else fit(picture.alpha))
+
+
+def limited_size(size: tuple[int, ...], longest: int) -> tuple[int, int]:
+    """(height, width) of an image of that height and width after ``limited``."""
+    height, width = size
+    scale = min(1.0, longest / max(size))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def middle(image: NDArray[Kind], side: int) -> NDArray[Kind]:
     """The square of ``side`` pixels in the middle of (C, H, W), or as much of it as there is."""
     top, left = (max(0, (length - side) // 2) for length in image.shape[1:])

@@ -58,6 +58,7 @@ def open_source(
     image_column: str | None = None,
     label_column: str | None = None,
     side: int | None = None,
+    longest: int | None = None,
 ) -> Source:
     """Open a data set in any of the known layouts.
 
@@ -66,12 +67,14 @@ def open_source(
         image_column: the column with the images, for tables; found by its type when not given.
         label_column: the column with the classes, for tables; ``label``, ``labels`` or ``fine_label`` when not given.
         side: make each image a square of so many pixels when it is decoded; see ``picture.resized``.
+        longest: reduce each image whose longer side has more pixels when it is decoded; see ``picture.limited``.
 
     Raises:
         EclipseError: for no such path, an unknown layout, an empty set, a slice out of range, or a side of 0.
     """
-    if side is not None and not 1 <= side <= MAX_SIDE:
-        raise EclipseError(f"images resized to {side} pixels; expected 1 to {MAX_SIDE}")
+    for wanted_side in (side, longest):
+        if wanted_side is not None and not 1 <= wanted_side <= MAX_SIDE:
+            raise EclipseError(f"images resized to {wanted_side} pixels; expected 1 to {MAX_SIDE}")
     text = os.fspath(spec)
     place, bounds = split_slice(text)
     store = _open_store(place, image_column, label_column)
@@ -79,7 +82,7 @@ def open_source(
         packed = _packed_in(Path(place))
         wanted = _FORMS if packed is None else f"unpack {packed}, which is of no form that is read"
         raise EclipseError(f"{place} has no images; expected at least one: {wanted}")
-    return Source(text, store, _resolve(text, bounds, len(store)), side)
+    return Source(text, store, _resolve(text, bounds, len(store)), side, longest)
 
 
 def _packed_in(folder: Path) -> str | None:

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from eclipse.data.picture import Picture, Pixels, decode, from_array, resized
+from eclipse.data.picture import Picture, Pixels, decode, from_array, limited, limited_size, resized
 from eclipse.errors import EclipseError
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class Row:
         label: index of the class; None or -1 for a row without one.
         data: the encoded image, or raw uint8 pixels (H, W) or (C, H, W).
         absent: what to tell, after the name, of an image that is not there.
-        side: of the square that ``picture`` makes of the image; None for its own size.
+        side: of the square that ``picture`` makes of the image; None for its own proportions.
+        longest: the longer side that it may have at most, in these; None for its own size.
     """
 
     id: str
@@ -38,13 +39,22 @@ class Row:
     data: bytes | Pixels
     absent: str = ""
     side: int | None = None
+    longest: int | None = None
 
     def picture(self) -> Picture:
         """Decode the image; an `EclipseError` names it when that fails."""
         if self.absent:
             raise EclipseError(f"{self.name} {self.absent}")
         found = decode(self.data, self.name) if isinstance(self.data, bytes) else from_array(self.data, self.name)
+        if self.longest is not None:
+            found = limited(found, self.longest)
         return found if self.side is None else resized(found, self.side)
+
+    def size_after(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the picture of an image of that height and width."""
+        if self.side is not None:
+            return self.side, self.side
+        return (height, width) if self.longest is None else limited_size((height, width), self.longest)
 
 
 class Replacements:
@@ -130,13 +140,15 @@ class Source:
     """A data set opened by `eclipse.data.source.open_source`: a layout on disk and the slice of its rows to use.
 
     Attributes:
-        side: of the square that is made of each image when it is decoded; None for images as they are.
+        side: of the square that is made of each image when it is decoded; None for its own proportions.
+        longest: the longer side that each may have at most, in these; None for images as they are.
     """
 
     spec: str
     store: Store
     span: range
     side: int | None = None
+    longest: int | None = None
 
     @property
     def layout(self) -> str:
@@ -164,7 +176,12 @@ class Source:
     def rows(self, start: int = 0) -> Iterator[Row]:
         """Stream the rows from row ``start`` of this slice on, in order and in bounded memory."""
         rows = self.store.read(self.span.start + start, self.span.stop)
-        return rows if self.side is None else (replace(row, side=self.side) for row in rows)
+        return (replace(row, side=self.side, longest=self.longest) for row in rows) if self.is_resized else rows
+
+    @property
+    def is_resized(self) -> bool:
+        """Whether images get another size when they are decoded."""
+        return self.side is not None or self.longest is not None
 
     @property
     def unlabelled(self) -> str:
@@ -209,7 +226,7 @@ class Source:
         return scan(self.store.others(self.span.start, self.span.stop), self.spec)
 
     def fingerprint(self) -> str:
-        """SHA-256 over layout, slice, side, and names, sizes and times of the files, when it was first asked for."""
+        """SHA-256 over layout, slice, sizes, and names, sizes and times of the files, when it was first asked for."""
         return self._first_fingerprint
 
     def check_unchanged(self) -> None:
@@ -226,6 +243,7 @@ class Source:
 
     def _fingerprint_now(self) -> str:
         title = f"{self.layout} {self.span.start}:{self.span.stop}" + ("" if self.side is None else f" {self.side}")
+        title += "" if self.longest is None else f" at most {self.longest}"
         return fingerprint_files(title, self.store.files())
 
 

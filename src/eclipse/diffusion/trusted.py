@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,7 @@ from eclipse.runs.manifest import check_same_settings, flat, read_kept, versions
 from eclipse.runs.state import DENOISER, TELL_EVERY_S, State, Work
 
 MIN_IMAGES = 50
+TUNING_VISITS = 25  # of each image, where the number of steps is not asked for: 60 images lose by more (docs/log)
 STARTS = ("general", "nothing")
 SETTINGS = "settings.json"  # of an unfinished training, beside its state
 
@@ -40,6 +42,7 @@ class Planned:
         config: of the denoiser; its levels reach up to the one that it must serve.
         training: with as many iterations as asked for.
         minutes: a time budget in place of the iterations.
+        visits: how often the training may visit an image; fewer images get fewer iterations. None for any number.
     """
 
     preset: Preset
@@ -47,6 +50,14 @@ class Planned:
     config: DenoiserConfig
     training: Training
     minutes: float | None
+    visits: int | None
+
+    def training_on(self, images: int) -> Training:
+        """The training on that many trusted images."""
+        if self.visits is None:
+            return self.training
+        enough = math.ceil(self.visits * images / self.training.batch)
+        return replace(self.training, iterations=min(self.training.iterations, enough))
 
     def settings(self) -> dict[str, Any]:
         """All of it, as options name it."""
@@ -105,10 +116,12 @@ def plan_denoiser(
         raise EclipseError(f"--iterations {iterations} and --minutes {minutes:g}; expected one of them, not both")
     config = replace(preset.denoiser, t_max=max(preset.denoiser.t_max, highest + 1))
     start = _start(preset, config, start)
-    training = preset.tuning if start == "general" and preset.tuning else preset.training
+    tuning = preset.tuning if start == "general" else None
+    training = tuning or preset.training
     if iterations is not None:
         training = replace(training, iterations=iterations)
-    return Planned(preset, start, config, training, minutes)
+    visits = TUNING_VISITS if tuning and iterations is None else None
+    return Planned(preset, start, config, training, minutes, visits)
 
 
 def _start(preset: Preset, config: DenoiserConfig, asked: str | None) -> str:
@@ -215,7 +228,7 @@ def train_denoiser(
 
 def trained(planned: Planned, trusted: Trusted, work: Work, on_step: OnStep) -> Denoiser:
     """Train a denoiser; the work's state keeps what is done."""
-    training, dtype = planned.training, compute_dtype(work.device)[0]
+    training, dtype = planned.training_on(len(trusted.images)), compute_dtype(work.device)[0]
     with seeded(work.seed, "weights"):
         denoiser = planned.built()
     for last in train(denoiser, trusted.images, training, work, dtype=dtype, minutes=planned.minutes):
@@ -289,7 +302,7 @@ def shared_denoiser(planned: Planned, trusted: Trusted, work: Work) -> Denoiser:
     decides its weights. A killed training goes on; where another process is at it, wait. With neither it stays in
     memory. The state is told the progress.
     """
-    state, told = work.state, _Told(work.state, planned.training.iterations)
+    state, told = work.state, _Told(work.state, planned.training_on(len(trusted.images)).iterations)
     place = state.shared or state.folder
     if place is None:
         return trained(planned, trusted, work, told)

@@ -69,7 +69,7 @@ class TrainDenoiser(Job):
 
     def estimate(self) -> Mapping[str, Any]:
         """The minutes of the training."""
-        return {"training": training_cost(self.planned, self.trusted.images, self.device)}
+        return {"training": training_cost(self.planned, self.trusted.images, len(self.trusted.images), self.device)}
 
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Train."""

@@ -83,6 +83,7 @@ class Purify(Job):
                 "layout": self.source.layout,
                 "images": len(self.source),
                 **self.columns,
+                **({} if self.source.longest is None else {"max side": self.source.longest}),
             },
             "output": {"path": str(self.out), "format": self.format or self.source.layout},
             "trusted": None if self.trusted is None else {"spec": self.trusted.spec, "images": len(self.trusted)},
@@ -137,6 +138,11 @@ class Purify(Job):
     def notes(self) -> list[str]:
         """What is odd about the data, what becomes of the rest, and whether trusted images are suspicious or many."""
         notes = self.source.notes + describe_rest(self.source, self.format)[1]
+        if self.source.longest is not None:
+            notes.append(
+                f"images are reduced to {self.source.longest} pixels: what other columns and files tell of sizes and "
+                "places in them, such as boxes, is that of the old ones"
+            )
         if self.trusted is None:
             return notes
         if not self.denoiser.exists():
@@ -159,7 +165,7 @@ class Purify(Job):
             assert self.trusted is not None and self.planned is not None
             if not self.denoiser.exists():
                 images = first_images(self.trusted, self.planned.training.batch)
-                found["denoiser"] = training_cost(self.planned, images, self.treatment.device)
+                found["denoiser"] = training_cost(self.planned, images, len(self.trusted), self.treatment.device)
             with seeded(0, "cost"):
                 denoiser = build_denoiser(self.planned.config)
         found["purification"] = purification_cost(self.source, denoiser, self.treatment)
@@ -250,6 +256,7 @@ def purify_job(
     minutes: float | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    max_side: int | None = None,
 ) -> Purify:
     """Resolve a purification as its user asks for it, and refuse what cannot work; None stands for the preset's value.
 
@@ -276,12 +283,13 @@ def purify_job(
         minutes: a time budget for them instead.
         image_column: the column with the images, where it cannot be told.
         label_column: the column with the labels.
+        max_side: reduce images, and trusted ones, whose longer side has more pixels.
     """
     _check_options(
         out, trusted, denoiser, compensate, batch, {"start": start, "iterations": iterations, "minutes": minutes}
     )
     where = resolve_device(device)
-    source = open_source(images, image_column=image_column, label_column=label_column)
+    source = open_source(images, image_column=image_column, label_column=label_column, longest=max_side)
     format = named_format(source, out, format)
     ready = None if trusted is not None else load_denoiser(denoiser or GENERAL)
     if ready is not None:
@@ -306,7 +314,7 @@ def purify_job(
         chosen,
         compensate,
         ready,
-        None if trusted is None else _open_trusted(trusted, image_column, out),
+        None if trusted is None else _open_trusted(trusted, image_column, out, max_side),
         planned,
         denoiser or (GENERAL if trusted is None else out.with_name(out.name + ".denoiser")),
         batch,
@@ -360,8 +368,8 @@ def _training(planned: Planned) -> dict[str, Any]:
     return {name: value for name, value in planned.settings().items() if name != "preset" and value is not None}
 
 
-def _open_trusted(spec: str, image_column: str | None, out: Path) -> Source:
-    trusted = open_source(spec, image_column=image_column)
+def _open_trusted(spec: str, image_column: str | None, out: Path, max_side: int | None) -> Source:
+    trusted = open_source(spec, image_column=image_column, longest=max_side)
     if len(trusted) < MIN_IMAGES:
         raise EclipseError(
             f"{trusted.spec} has {len(trusted)} images; a denoiser needs at least {MIN_IMAGES} trusted ones, "

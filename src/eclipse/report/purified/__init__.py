@@ -53,7 +53,9 @@ def write_report(purified: Path, out: Path | None = None) -> list[Path]:
 
 def _opened(facts: Told, purified: Path) -> tuple[Source, Source]:
     """Both data sets, if they are as the manifest tells."""
-    source = open_source(facts.spec, image_column=facts.image_column, label_column=facts.label_column)
+    source = open_source(
+        facts.spec, image_column=facts.image_column, label_column=facts.label_column, longest=facts.max_side
+    )
     if source.fingerprint() != facts.fingerprint:
         raise EclipseError(
             f"{facts.spec} is not as it was when it was purified; expected the same files, of the same times: run the "

@@ -30,6 +30,7 @@ class Told:
         format: of the output.
         image_column: that was asked for.
         label_column: that was asked for.
+        max_side: images were reduced to, in pixels.
         fingerprint: of the data set.
         purified: the number of images.
         skipped: why images were left out, by name.
@@ -46,6 +47,7 @@ class Told:
     format: str
     image_column: str | None
     label_column: str | None
+    max_side: int | None
     fingerprint: str
     purified: int
     skipped: Mapping[str, str]
@@ -74,6 +76,7 @@ def told(manifest: Mapping[str, Any]) -> Told:
         format=str(settings["output"]["format"]),
         image_column=_text(given.get("image column")),
         label_column=_text(given.get("label column")),
+        max_side=None if given.get("max side") is None else int(given["max side"]),
         fingerprint=str(manifest["input fingerprint"]),
         purified=purified,
         skipped={str(name): str(why) for name, why in manifest.get("skipped", {}).items()},
