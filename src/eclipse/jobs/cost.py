@@ -34,7 +34,7 @@ def first_images(source: Source, count: int) -> list[Image]:
 
 
 def training_cost(planned: Planned, images: Images, count: int, device: str) -> str | None:
-    """The minutes of a training on ``count`` images such as these; None where there are none, which the work will say."""
+    """The minutes of a training on ``count`` images such as these; None for no such images, which the work says."""
     if planned.minutes is not None:
         return f"{planned.minutes:g} minutes, as asked for"
     few = [to_color(image) for image in images[: planned.training.batch]]
