@@ -24,26 +24,26 @@ from eclipse.purification.algorithm import prepare, purification
 from eclipse.purification.stream import check_first
 
 TIMES = {
-    get_preset: 1,
+    get_preset: 2,  # and that of the general denoiser
     plan_denoiser: 1,
-    purification: 1,
-    NoiseSchedule.index: 1,
-    NoiseSchedule.spaced: 1,
+    purification: 2,  # and that of the general denoiser, which the canary compares with; so
+    NoiseSchedule.index: 2,
+    NoiseSchedule.spaced: 2,
     resolve_device: 1,
     check_trusted: 1,
     fingerprint_images: 1,
-    fingerprint_denoiser: 1,
+    fingerprint_denoiser: 3,  # of the two that the canary compares, and for the manifest
     load_pictures: 1,
     check_first: 1,
     check_apart: 1,
-    prepare: 2,  # for the estimate and for the work
+    prepare: 4,  # for the estimate, the canary's two, and the work
     write_output: 1,
     open_source: 2,  # the images and the trusted ones, and
     fingerprint_files: 4,  # likewise, and both again at the end, where a set may have been replaced
     check: 2,  # before the work, and again under the lock, where another process may have been in the meantime; so
     check_output: 3,  # and a last time when the output is about to appear
     describe_device: 2,  # in the manifest of the run, and among what the denoiser tells of its training
-    compute_dtype: 7,  # for the manifest, the training, the purification, and the batches of the estimate
+    compute_dtype: 9,  # for the manifest, the training, the canary, the purification, and the batches of the estimate
 }
 
 

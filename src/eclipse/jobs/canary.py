@@ -17,15 +17,13 @@ from torch.nn.functional import avg_pool2d
 from eclipse.attacks import make_attack
 from eclipse.compute.randomness import normal_like
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pixels import add, to_unit
+from eclipse.data.pixels import add, as_tensor, to_unit
 from eclipse.data.store import Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.presets import preset_of
 from eclipse.errors import EclipseError
-from eclipse.purification.algorithm import Purification, purification
-from eclipse.purification.arrays import purify_set
-from eclipse.runs.state import Work
+from eclipse.purification.algorithm import Purification, absorb, denoise, prepare, purification
 
 PLACES, EACH = 4, 6  # of a data set, and images there
 SIDE, CLASSES = 64, 8
@@ -112,24 +110,31 @@ def measure(denoiser: Denoiser, how: Purification, images: ImageSet, device: str
         images: of one size, that the denoiser takes; from ``sample``.
         device: where to compute.
     """
-    work = Work(0, device)
-    purified = purify_set(images, denoiser, how, work).images
+    ready = prepare(denoiser, device)
+    purified = _purified(ready, how, images, device)
     left = {}
     for name, perturb in PERTURBATIONS.items():
         perturbed = perturb(images)
         change = perturbed.images.astype(np.float64) - images.images
-        kept = purify_set(perturbed, denoiser, how, work).images.astype(np.float64) - purified
+        kept = _purified(ready, how, perturbed, device).astype(np.float64) - purified
         left[name] = round(float((kept * change).sum() / max((change**2).sum(), 1.0)), 3)
     psnr = _psnr(images.images, purified)
     gain = error = None
-    if (general := _general_psnr(denoiser, how, images, work)) is not None:
+    if (general := _general_psnr(denoiser, how, images, device)) is not None:
         gains = psnr - general
         gain, error = round(float(gains.mean()), 3), round(float(gains.std() / math.sqrt(len(gains))), 3)
     tuned = denoiser.config.trained.get("start") == "general"
     return Canary(left, round(float(psnr.mean()), 2), gain, error, tuned)
 
 
-def _general_psnr(denoiser: Denoiser, how: Purification, images: ImageSet, work: Work) -> NDArray[np.float64] | None:
+def _purified(ready: Denoiser, how: Purification, images: ImageSet, device: str) -> NDArray[np.uint8]:
+    """All at once; the noise is that of the number of an image, and the same whatever was done to it."""
+    x_t = absorb(ready, as_tensor(images.images), images.ids, how, 0)
+    found: NDArray[np.uint8] = denoise(ready, x_t.to(device), images.ids, how, 0).cpu().numpy()
+    return found
+
+
+def _general_psnr(denoiser: Denoiser, how: Purification, images: ImageSet, device: str) -> NDArray[np.float64] | None:
     general = load_denoiser()
     if fingerprint_denoiser(general) == fingerprint_denoiser(denoiser):
         return None
@@ -137,7 +142,7 @@ def _general_psnr(denoiser: Denoiser, how: Purification, images: ImageSet, work:
         same = purification(preset_of(general.config), general.config, sigma=how.sigma)
     except EclipseError:  # it knows no level as high as that
         return None
-    return _psnr(images.images, purify_set(images, general, same, work).images)
+    return _psnr(images.images, _purified(prepare(general, device), same, images, device))
 
 
 def _psnr(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
