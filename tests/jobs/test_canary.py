@@ -19,6 +19,12 @@ HOW = purification(FAST, FAST.denoiser)
 SET = "data/cifar10/test.parquet[:400]"
 
 
+@pytest.mark.parametrize("count", [1, 24])
+def test_images_that_are_all_alike_are_measured(count: int) -> None:
+    images = ImageSet.from_arrays(np.full((count, 3, 8, 8), 90, np.uint8), np.arange(count) % 8)
+    assert all(np.isfinite(share) for share in measure(load_denoiser(), HOW, images, "cpu").left.values())
+
+
 @pytest.mark.parametrize("name", PERTURBATIONS)
 def test_every_perturbation_is_there_and_within_the_published_strength(name: str) -> None:
     images = ImageSet.from_arrays(some_images(8, 32, 32), np.arange(8))

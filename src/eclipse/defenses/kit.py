@@ -32,7 +32,9 @@ from eclipse.data.pixels import to_color as to_color
 from eclipse.data.pixels import to_unit as to_unit
 from eclipse.defenses.defense import Defense as Defense
 from eclipse.defenses.defense import need as need
+from eclipse.defenses.purifying import Purifies as Purifies
 from eclipse.defenses.purifying import TrainedPurification as TrainedPurification
+from eclipse.defenses.purifying import general_purification as general_purification
 from eclipse.defenses.purifying import trained_purification as trained_purification
 from eclipse.diffusion.checkpoint import fingerprint_denoiser as fingerprint_denoiser
 from eclipse.diffusion.checkpoint import load_denoiser as load_denoiser
