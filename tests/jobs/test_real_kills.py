@@ -13,7 +13,7 @@ from kit.small_run import Kill, ended
 
 RUNS = {
     "train": (
-        ["train", "{data}/images", "--test", "{data}/test", "--arch", "small", "--epochs", "4"],
+        ["train", "{data}/images", "--test", "{data}/test", "--arch", "small", "--epochs", "12"],
         [Kill("saved state", 1), Kill("saved state", 1, 0.02), Kill("saved state", 2)],
     ),
     "denoiser train": (
