@@ -13,6 +13,7 @@ from eclipse.diffusion.checkpoint import load_denoiser
 from eclipse.diffusion.presets import FAST
 from eclipse.diffusion.trusted import train_denoiser
 from eclipse.jobs.canary import PERTURBATIONS, SIDE, Canary, measure, sample
+from eclipse.jobs.demo import digits
 from eclipse.purification.algorithm import purification
 
 HOW = purification(FAST, FAST.denoiser)
@@ -47,6 +48,16 @@ def test_a_denoiser_of_one_step_is_warned_of(shared: Path) -> None:
     found = measure(train_denoiser(some_images(50, 32, 32), start="nothing", iterations=1), HOW, images, "cpu")
     assert min(found.left.values()) > 0.9
     assert "dB worse than from the general denoiser" in (found.warning() or "")
+
+
+@pytest.mark.slow
+def test_sixty_trusted_images_are_praised_or_warned_of_as_they_fit(shared: Path) -> None:
+    images = sample(open_source(shared / SET), None)
+    assert images is not None
+    fitting = np.stack([row.picture().rgb for row in open_source(f"{shared}/data/cifar10/train.parquet[:60]").rows()])
+    for trusted, fits in ((fitting, True), (digits(0).train.images[:60], False)):
+        found = measure(train_denoiser(trusted), HOW, images, "cpu")
+        assert found.gain is not None and (found.gain > 0, found.warning() is None) == (fits, fits), found
 
 
 def test_a_warning_is_certain_and_allows_for_a_training_from_nothing() -> None:
