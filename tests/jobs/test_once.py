@@ -18,7 +18,7 @@ from eclipse.data.store import fingerprint_files
 from eclipse.diffusion.checkpoint import fingerprint_denoiser
 from eclipse.diffusion.presets import get_preset
 from eclipse.diffusion.schedule import NoiseSchedule
-from eclipse.diffusion.trusted import check_trusted, fingerprint_images, plan_denoiser
+from eclipse.diffusion.trusted import check_trusted, fingerprint_images, general_fingerprint, plan_denoiser
 from eclipse.jobs.job import check
 from eclipse.purification.algorithm import prepare, purification
 from eclipse.purification.stream import check_first
@@ -32,7 +32,7 @@ TIMES = {
     resolve_device: 1,
     check_trusted: 1,
     fingerprint_images: 1,
-    fingerprint_denoiser: 3,  # of the two that the canary compares, and for the manifest
+    fingerprint_denoiser: 3,  # for the manifest and the canary, and that of the general one, which is kept
     load_pictures: 1,
     check_first: 1,
     check_apart: 1,
@@ -66,6 +66,7 @@ def test_each_derivation_of_a_purification_happens_once(
         for name, value in list(vars(owner).items()):
             if isinstance(value, FunctionType) and value in counted:
                 monkeypatch.setattr(owner, name, counted[value])
+    general_fingerprint.cache_clear()
     images, trusted = (write_images(tmp_path / name, count) for name, count in (("images", 40), ("trusted", 50)))
     said = command("purify", images, "--trusted", trusted, "--out", tmp_path / "out", "--batch", 20)
     assert said.code == 0, said

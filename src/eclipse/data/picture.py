@@ -5,7 +5,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -203,11 +203,7 @@ def resized(picture: Picture, side: int) -> Picture:
     if picture.rgb.shape[1:] == (side, side):
         return picture
 
-    def fit(stored: Pixels) -> Pixels:
-        return np.asarray(ImageOps.fit(Image.fromarray(stored), (side, side), Image.Resampling.BICUBIC))
-
-    rgb = np.stack([fit(plane) for plane in picture.rgb])
-    return replace(picture, rgb=rgb, alpha=None if picture.alpha is None else fit(picture.alpha))
+    return _each_plane(picture, lambda plane: ImageOps.fit(plane, (side, side), Image.Resampling.BICUBIC))
 
 
 def limited(picture: Picture, longest: int) -> Picture:
@@ -216,11 +212,17 @@ def limited(picture: Picture, longest: int) -> Picture:
     if picture.rgb.shape[1:] == (height, width):
         return picture
 
-    def fit(stored: Pixels) -> Pixels:
-        return np.asarray(Image.fromarray(stored).resize((width, height), Image.Resampling.BICUBIC))
+    return _each_plane(picture, lambda plane: plane.resize((width, height), Image.Resampling.BICUBIC))
 
-    rgb = np.stack([fit(plane) for plane in picture.rgb])
-    return replace(picture, rgb=rgb, alpha=None if picture.alpha is None else fit(picture.alpha))
+
+def _each_plane(picture: Picture, change: Callable[[Image.Image], Image.Image]) -> Picture:
+    """The picture with every plane changed for itself, that of transparency, too."""
+
+    def changed(plane: Pixels) -> Pixels:
+        return np.asarray(change(Image.fromarray(plane)))
+
+    rgb = np.stack([changed(plane) for plane in picture.rgb])
+    return replace(picture, rgb=rgb, alpha=None if picture.alpha is None else changed(picture.alpha))
 
 
 def limited_size(size: tuple[int, ...], longest: int) -> tuple[int, int]:
@@ -231,9 +233,9 @@ def limited_size(size: tuple[int, ...], longest: int) -> tuple[int, int]:
 
 
 def middle(image: NDArray[Kind], side: int) -> NDArray[Kind]:
-    """The square of ``side`` pixels in the middle of (C, H, W), or as much of it as there is."""
+    """The square of ``side`` pixels in the middle of (C, H, W), or as much as there is; it keeps no more in memory."""
     top, left = (max(0, (length - side) // 2) for length in image.shape[1:])
-    return image[:, top : top + side, left : left + side]
+    return np.ascontiguousarray(image[:, top : top + side, left : left + side])
 
 
 def planes(picture: Picture) -> Pixels:

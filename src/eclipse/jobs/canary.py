@@ -17,11 +17,13 @@ from torch.nn.functional import avg_pool2d
 from eclipse.attacks import make_attack
 from eclipse.compute.randomness import normal_like
 from eclipse.data.imageset import ImageSet
+from eclipse.data.picture import middle
 from eclipse.data.pixels import add, as_tensor, to_unit
 from eclipse.data.store import Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.presets import preset_of
+from eclipse.diffusion.trusted import general_fingerprint
 from eclipse.errors import EclipseError
 from eclipse.purification.algorithm import Purification, absorb, denoise, prepare, purification
 
@@ -82,12 +84,12 @@ def sample(source: Source, size: int | None) -> ImageSet | None:
         source: the data set.
         size: the one side that the denoiser takes; None for any.
     """
-    every = max(EACH, len(source) // PLACES)
+    every, most = max(EACH, len(source) // PLACES), size or SIDE
     images = []
     for start in range(0, len(source), every)[:PLACES]:
         for row in islice(source.rows(start), EACH):
             with suppress(EclipseError):  # an image that cannot be read is the purification's to tell
-                images.append(row.picture().rgb)
+                images.append(middle(row.picture().rgb, most))  # at once: two dozen whole ones may be gigabytes
     return _of_one_size(images, size)
 
 
@@ -96,9 +98,7 @@ def _of_one_size(images: Sequence[NDArray[np.uint8]], size: int | None) -> Image
     fitting = [image for image in images if min(image.shape[1:]) >= side]
     if not fitting:
         return None
-    starts = [((image.shape[1] - side) // 2, (image.shape[2] - side) // 2) for image in fitting]
-    crops = [image[:, y : y + side, x : x + side] for image, (y, x) in zip(fitting, starts, strict=True)]
-    return ImageSet.from_arrays(np.stack(crops), np.arange(len(crops)) % CLASSES)
+    return ImageSet.from_arrays(np.stack([middle(image, side) for image in fitting]), np.arange(len(fitting)) % CLASSES)
 
 
 def measure(denoiser: Denoiser, how: Purification, images: ImageSet, device: str) -> Canary:
@@ -135,9 +135,9 @@ def _purified(ready: Denoiser, how: Purification, images: ImageSet, device: str)
 
 
 def _general_psnr(denoiser: Denoiser, how: Purification, images: ImageSet, device: str) -> NDArray[np.float64] | None:
-    general = load_denoiser()
-    if fingerprint_denoiser(general) == fingerprint_denoiser(denoiser):
+    if fingerprint_denoiser(denoiser) == general_fingerprint():
         return None
+    general = load_denoiser()
     try:
         same = purification(preset_of(general.config), general.config, sigma=how.sigma)
     except EclipseError:  # it knows no level as high as that
