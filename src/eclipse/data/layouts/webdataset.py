@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -116,23 +117,31 @@ class ShardStore:
         known = (sample.image, sample.label if self.has_labels else None)
         return [member for member in sample.members if member not in known]
 
-    def _kinds(self, is_left: Callable[[tarfile.TarFile, Sample], list[tarfile.TarInfo]]) -> Iterator[str]:
-        """How many members there are of each ending, of those that are chosen."""
+    def _kinds(self, is_left: Callable[[tarfile.TarFile, Sample], list[tarfile.TarInfo]]) -> list[str]:
+        """How many members there are of each ending, of those that are chosen; all shards are gone through."""
         counts: Counter[str] = Counter()
         for shard in self._shards:
             with _opened(shard) as tar:
                 for sample in _samples(tar, shard):
                     counts.update(_kind(member.name) for member in is_left(tar, sample))
-        yield from (f"{kind} ({count:,})" for kind, count in sorted(counts.items()))
+        return [f"{kind} ({count:,})" for kind, count in sorted(counts.items())]
+
+    @cached_property
+    def _kinds_left(self) -> list[str]:
+        return self._kinds(lambda tar, sample: _fields(tar, self._further(sample))[1])
+
+    @cached_property
+    def _kinds_beside(self) -> list[str]:
+        return self._kinds(lambda _, sample: [m for m in sample.members if m not in (sample.image, sample.label)])
 
     def left_behind(self) -> Iterator[str]:
         """The endings of the members that are no field of a row, and the other files of the folder."""
-        yield from self._kinds(lambda tar, sample: _fields(tar, self._further(sample))[1])
+        yield from self._kinds_left
         yield from self._other_files()
 
     def beside(self) -> Iterator[str]:
         """The endings of the members that are neither image nor class, and the other files of the folder."""
-        yield from self._kinds(lambda _, sample: [m for m in sample.members if m not in (sample.image, sample.label)])
+        yield from self._kinds_beside
         yield from self._other_files()
 
     def _other_files(self) -> Iterator[str]:
