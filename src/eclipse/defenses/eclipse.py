@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from eclipse.data.imageset import ImageSet
-from eclipse.defenses.defense import Defense
+from eclipse.defenses.defense import Defense, need
 from eclipse.defenses.dilution import Dilution
 from eclipse.defenses.purifying import Purifies, general_purification, trained_purification
 from eclipse.diffusion.presets import get_preset
@@ -111,7 +111,11 @@ class ECLIPSE(Defense):
         return 1.0 + (self._purification().cost() if "A" in self.parts else 0.0)
 
     def _purified(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
-        return self._purification().purify(data, trusted, work) if "A" in self.parts else data
+        if "A" not in self.parts:
+            return data
+        if self.needs() != "nothing":
+            need(trusted, "ECLIPSE", "a few images")
+        return self._purification().purify(data, trusted, work)
 
     def _purification(self) -> Purifies:
         return trained_purification(self.preset, self.iterations, start=self.start, **self._numbers())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from eclipse.data.imageset import ImageSet
-from eclipse.defenses.defense import Defense
+from eclipse.defenses.defense import Defense, need
 from eclipse.defenses.purifying import TrainedPurification, trained_purification
 from eclipse.errors import EclipseError
 from eclipse.parameters import LEVELS, all_fields
@@ -54,7 +54,8 @@ class OneStep(Defense):
 
     def prepare(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Noise and denoise every image once."""
-        return self._trained().purify(data, trusted, work)
+        clean = need(trusted, "one-step", "a few images")
+        return self._trained().purify(data, clean, work)
 
     def settings(self) -> dict[str, Any]:
         """All fields, with the preset's numbers."""

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 from eclipse.compute.device import resolve_device
 from eclipse.data.imageset import ImageSet
-from eclipse.defenses.defense import need
 from eclipse.diffusion.checkpoint import GENERAL, load_denoiser, read_config
 from eclipse.diffusion.denoiser import PACKAGES
 from eclipse.diffusion.presets import get_preset
@@ -78,10 +77,10 @@ class TrainedPurification:
 
     def purify(self, data: ImageSet, trusted: ImageSet | None, work: Work) -> ImageSet:
         """Train the denoiser, or load it, and purify; images that it does not take are refused before its training."""
-        clean = need(trusted, "by purification", "a few images")
+        assert trusted is not None  # which the defense has asked for under its name
         check_images(data, self.planned.config)
         work = replace(work, device=resolve_device(work.device))
-        denoiser = shared_denoiser(self.planned, check_trusted(clean.images, self.planned.config), work)
+        denoiser = shared_denoiser(self.planned, check_trusted(trusted.images, self.planned.config), work)
         return purify_set(data, denoiser, self.how, work)
 
     def settings(self) -> dict[str, Any]:

@@ -148,8 +148,8 @@ def _absorbed(
     for items in _batches(source.rows(start), batch, treatment.skip_bad):
         room.enter(_pixels(items))
         noised = _noised(denoiser, treatment, items)
+        yield _Batch(first, items, noised)
         first += len(items)
-        yield _Batch(first - len(items), items, noised)
         del items, noised  # not held while the next ones are made
 
 
