@@ -4,7 +4,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ class Bench:
             seed=choice.seed,
             accuracy=trained.accuracy,
             epochs=tuple(Epoch(**epoch) for epoch in trained.epochs),  # type: ignore[arg-type]
-            seconds=replace(seconds, train=round(trained.seconds, 2)),
+            seconds=Seconds(**seconds, train=round(trained.seconds, 2)),
             prepared=prepared.fingerprint,
             device=describe_device(self.device),
             precision=str(compute_dtype(self.device)[0]).removeprefix("torch."),
@@ -249,14 +249,13 @@ def _code(name: str, attack: Attack) -> dict[str, str]:
     return {**ATTACKS.code(name), **attack.surrogate_code()}
 
 
-def _seconds(poisoned: Kept, prepared: Kept) -> Seconds:
+def _seconds(poisoned: Kept, prepared: Kept) -> dict[str, Any]:
     """Those before the training."""
     own = prepared is not poisoned
-    return Seconds(
-        poison=poisoned.seconds,
-        poison_shared=poisoned.shared,
-        prepare=prepared.seconds if own else 0.0,
-        prepare_shared=own and prepared.shared,
-        denoiser=prepared.denoiser if own else 0.0,
-        train=0.0,
-    )
+    return {
+        "poison": poisoned.seconds,
+        "poison_shared": poisoned.shared,
+        "prepare": prepared.seconds if own else 0.0,
+        "prepare_shared": own and prepared.shared,
+        "denoiser": prepared.denoiser if own else 0.0,
+    }

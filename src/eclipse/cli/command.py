@@ -18,6 +18,16 @@ Resize: TypeAlias = Annotated[
     int | None,
     typer.Option(help="make every image a square of N pixels: the shorter side N, cut in the middle", metavar="N"),
 ]
+Preset: TypeAlias = Annotated[
+    str, typer.Option(help="fast (any size, minutes on a CPU) or paper (32x32, days on a GPU)")
+]
+Start: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="where the training starts: general (the denoiser that comes with eclipse) or nothing (the paper)",
+        show_default="general for preset fast",
+    ),
+]
 ImageColumn: TypeAlias = Annotated[str | None, typer.Option(help="the column with the images, where it cannot be told")]
 LabelColumn: TypeAlias = Annotated[str | None, typer.Option(help="the column with the labels")]
 

@@ -26,14 +26,14 @@ def demo(
     """Run the demo."""
     from eclipse.attacks import make_attack
     from eclipse.cli.show import Show, say
-    from eclipse.data.source import load_imageset, open_source
+    from eclipse.data.source import BY_RESIZE, load_imageset, open_source
     from eclipse.jobs import demo as story
 
     make_attack(attack, scale="small")
     if data is None:
         parts = story.digits(seed)
     else:
-        images = load_imageset(open_source(data, side=resize), "the demo", "name it, such as --resize 64")
+        images = load_imageset(open_source(data, side=resize), "the demo", BY_RESIZE)
         parts = story.split(images, seed)
     setting = story.DIGITS if data is None else story.OWN_DATA
     with Show() as show:

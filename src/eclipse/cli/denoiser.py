@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import DryRun, ImageColumn, JsonLines, carry_out
+from eclipse.cli.command import DryRun, ImageColumn, JsonLines, Preset, Start, carry_out
 
 app = typer.Typer(help="Train, import and inspect denoisers.", no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -14,16 +14,8 @@ app = typer.Typer(help="Train, import and inspect denoisers.", no_args_is_help=T
 def train(
     clean: Annotated[str, typer.Argument(help="trusted images, in any form that `purify` takes", metavar="CLEAN")],
     out: Annotated[Path, typer.Option(help="the folder to keep the denoiser in")],
-    preset: Annotated[
-        str, typer.Option(help="fast (any size, minutes on a CPU) or paper (32x32, days on a GPU)")
-    ] = "fast",
-    start: Annotated[
-        str | None,
-        typer.Option(
-            help="where the training starts: general (the denoiser that comes with eclipse) or nothing (the paper)",
-            show_default="general for preset fast",
-        ),
-    ] = None,
+    preset: Preset = "fast",
+    start: Start = None,
     iterations: Annotated[int | None, typer.Option(help="training steps", show_default="the preset's")] = None,
     minutes: Annotated[float | None, typer.Option(help="a time budget instead")] = None,
     sigma: Annotated[

@@ -40,10 +40,10 @@ def preview(
     from eclipse.errors import EclipseError
     from eclipse.jobs.denoiser import denoiser_job
     from eclipse.jobs.preview import preview as make
+    from eclipse.jobs.purify import check_one_denoiser
     from eclipse.report.preview import write_page
 
-    if trusted is not None and denoiser is not None:
-        raise EclipseError("--trusted and --denoiser; expected one: images to train a denoiser on, or a trained one")
+    check_one_denoiser(trusted, denoiser)
     if out.is_dir() or not out.parent.is_dir():
         raise EclipseError(f"the output {out} is a folder or lies in none; expected the path of a page: preview.html")
     where, source = resolve_device(device), open_source(images, image_column=image_column)

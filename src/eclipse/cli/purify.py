@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, carry_out
+from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, Preset, Start, carry_out
 
 HELP = """Purify a suspicious data set, with the help of a few trusted images where there are any.
 
@@ -36,16 +36,8 @@ def purify(
     denoiser: Annotated[
         Path | None, typer.Option(help="a denoiser from 'eclipse denoiser', instead of --trusted")
     ] = None,
-    preset: Annotated[
-        str, typer.Option(help="fast (any size, minutes on a CPU) or paper (32x32, days on a GPU)")
-    ] = "fast",
-    start: Annotated[
-        str | None,
-        typer.Option(
-            help="where the training starts: general (the denoiser that comes with eclipse) or nothing (the paper)",
-            show_default="general for preset fast",
-        ),
-    ] = None,
+    preset: Preset = "fast",
+    start: Start = None,
     sigma: Annotated[
         float | None, typer.Option(help="noise level in 8-bit levels (paper: 6.4)", show_default="the preset's")
     ] = None,

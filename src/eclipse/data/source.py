@@ -34,6 +34,7 @@ LAYOUTS: Registry[Callable[..., Store]] = Registry(
 )
 """From a layout to the function that opens it; one of others has ``recognizes(path)``, too, to be asked before it."""
 
+BY_RESIZE = "name it, such as --resize 64"  # remedy of a command with this option, for ``load_imageset``
 MAX_SIDE = 8192  # of a square with as many pixels as an image may have
 
 _WITH_COLUMNS = ("parquet", "arrow", "hub")

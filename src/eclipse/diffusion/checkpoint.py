@@ -20,6 +20,8 @@ from eclipse.runs.files import parse_json, whole
 _MOST_OPTIONS = 4096  # characters
 GENERAL = Path(__file__).with_name("general")
 """The folder of the denoiser that comes with the package, trained on photographs; its README.md is its model card."""
+GENERAL_NAME = "general, comes with eclipse"
+"""What it is called in manifests, in place of its folder."""
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 REMEDY = "give a folder made by 'eclipse denoiser train' or 'eclipse denoiser import'"
 

@@ -21,7 +21,7 @@ from eclipse.data.changes import Sizes, Spread, length_in_words
 from eclipse.data.imageset import ImageSet
 from eclipse.data.output import check_apart, check_output, describe_rest, named_format, write_output
 from eclipse.data.picture import encode_png, repainted
-from eclipse.data.source import load_imageset, open_source
+from eclipse.data.source import BY_RESIZE, load_imageset, open_source
 from eclipse.data.store import Source
 from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
@@ -193,7 +193,7 @@ class Craft(Poison):
     @cached_property
     def clean(self) -> ImageSet:
         """All images in memory; with one channel where they are gray, so that their poison is made for one."""
-        clean = load_imageset(self.source, "poisoning", "name it, such as --resize 64")
+        clean = load_imageset(self.source, "poisoning", BY_RESIZE)
         gray = next(self.source.rows()).picture().gray and bool((clean.images == clean.images[:, :1]).all())
         clean = clean.with_images(np.ascontiguousarray(clean.images[:, :1])) if gray else clean
         check_classes(type(self.attack).__name__, clean)

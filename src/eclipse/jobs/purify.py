@@ -13,7 +13,7 @@ from eclipse.data.output import check_apart, check_output, describe_rest, named_
 from eclipse.data.overlap import note_of_shared, shared_with
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
-from eclipse.diffusion.checkpoint import GENERAL, fingerprint_denoiser, load_denoiser
+from eclipse.diffusion.checkpoint import GENERAL, GENERAL_NAME, fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.denoiser import Denoiser, build_denoiser, check_color
 from eclipse.diffusion.presets import Preset, get_preset, preset_of
 from eclipse.diffusion.trusted import MIN_IMAGES, Planned, check_trusted, denoiser_in, plan_denoiser
@@ -123,7 +123,7 @@ class Purify(Job):
     @property
     def _name(self) -> str:
         """The denoiser for people."""
-        return "general, comes with eclipse" if self.denoiser == GENERAL else str(self.denoiser)
+        return GENERAL_NAME if self.denoiser == GENERAL else str(self.denoiser)
 
     def check_place(self) -> None:
         """Refuse a place where the data set could not be written."""
@@ -330,8 +330,7 @@ def _check_options(
     out: Path, trusted: str | None, denoiser: Path | None, compensate: str, batch: int, training: Mapping[str, Any]
 ) -> None:
     """Refuse options that are wrong in themselves or do not go together."""
-    if trusted is not None and denoiser is not None:
-        raise EclipseError("--trusted and --denoiser; expected one: images to train a denoiser on, or a trained one")
+    check_one_denoiser(trusted, denoiser)
     for name, value in training.items():
         if trusted is None and value is not None:
             raise EclipseError(f"--{name} {value} is for training; give --trusted CLEAN with it, or leave it out")
@@ -340,6 +339,12 @@ def _check_options(
     if batch < 1:
         raise EclipseError(f"--batch {batch}; expected at least 1")
     check_name(out)
+
+
+def check_one_denoiser(trusted: str | None, denoiser: Path | None) -> None:
+    """Refuse two words for where the denoiser comes from."""
+    if trusted is not None and denoiser is not None:
+        raise EclipseError("--trusted and --denoiser; expected one: images to train a denoiser on, or a trained one")
 
 
 def _told(canary: Mapping[str, Any] | None) -> dict[str, str]:

@@ -12,7 +12,7 @@ from eclipse.classifiers.fit import Recipe, recipe_with
 from eclipse.compute.device import compute_dtype, describe_device, enough_memory, resolve_device
 from eclipse.data.imageset import ImageSet
 from eclipse.data.overlap import check_apart_from_test, note_of_shared, refuse_if_all, shared_rows
-from eclipse.data.source import load_imageset, open_source
+from eclipse.data.source import BY_RESIZE, load_imageset, open_source
 from eclipse.data.store import Source
 from eclipse.defenses import DEFENSES
 from eclipse.defenses.defense import Defense
@@ -24,7 +24,6 @@ from eclipse.runs.files import check_name, write_json
 from eclipse.runs.manifest import Times, duration
 from eclipse.runs.state import State, Work
 
-_REMEDY = "name it, such as --resize 64"
 RESULT, WEIGHTS = "result.json", "model.safetensors"
 
 
@@ -217,7 +216,7 @@ def _check_options(name: str, defense: Defense, trusted: str | None, compiled: b
 
 def _load(sources: Mapping[str, Source]) -> dict[str, ImageSet]:
     """The sets by their names; none may share images with the test images."""
-    sets = {name: load_imageset(source, "training a victim", _REMEDY) for name, source in sources.items()}
+    sets = {name: load_imageset(source, "training a victim", BY_RESIZE) for name, source in sources.items()}
     parts = {"dataset": "training", "trusted set": "trusted"}
     for name in sets.keys() & parts.keys():
         check_apart_from_test(sources["test set"], sets["test set"], sources[name], sets[name], parts[name])

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from eclipse.diffusion.checkpoint import GENERAL_NAME
 from eclipse.jobs.canary import Canary
 from eclipse.runs.manifest import to_copy
 
-_GENERAL = "general, comes with eclipse"
 _STARTS = {"general": ", fine-tuned from the general one", "nothing": ", from nothing"}
 
 
@@ -163,7 +163,7 @@ def _steps(settings: Mapping[str, Any]) -> tuple[Step, ...]:
     values = ", ".join(f"{name}={float(numbers[name]):g}" for name in ("p", "noise", "q"))
     trusted = settings.get("trusted")
     denoiser = str(made) + ".denoiser" if trusted else str(settings["denoiser"])
-    same = ("--denoiser", denoiser) if denoiser != _GENERAL else ()
+    same = ("--denoiser", denoiser) if denoiser != GENERAL_NAME else ()
     found = [
         Step(
             "Train on the purified images with compensation, after crop and flip and before normalization, and keep it "
