@@ -11,7 +11,7 @@ def keep_freed_memory() -> None:
     By default glibc gives large arrays back to the system in every step and asks for them again, which the system then
     zeroes page by page: up to a quarter of the time in which a small network trains (docs/log). For the owner of a
     process to decide: the command line and its workers do it, the library does not. Arrays of more than 128 MiB still
-    go back, since the room that one leaves seldom fits the next: the largest images took 400 MiB more.
+    go back, since the room that one leaves seldom fits the next.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
