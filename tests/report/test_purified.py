@@ -17,12 +17,12 @@ from kit.tiny import some_images
 
 from eclipse.data.output import FORMATS, write_output
 from eclipse.data.picture import encode_png, repainted
+from eclipse.data.similarity import ssim
 from eclipse.data.source import open_source
 from eclipse.data.store import Source
 from eclipse.report.plots import plot
 from eclipse.report.purified import figures
 from eclipse.report.purified.measure import CARDS, FREQUENCIES, PLACES, ROWS, Pair, measure, rows_to_read
-from eclipse.report.similarity import ssim
 
 
 def halved(source: Source, out: Path, format: str | None, skipped: frozenset[str] = frozenset()) -> Source:

@@ -13,6 +13,8 @@ from PIL import Image
 from eclipse.errors import escaped
 
 _FOLDER = Path(__file__).parent
+SMALL = 96  # pixels of the longer side, up to which an image is shown whole and without loss
+_SHOWN = 160  # pixels of such an image on the page
 
 
 def render(template: str, *, live: bool = False, **values: Any) -> str:
@@ -38,6 +40,18 @@ def render(template: str, *, live: bool = False, **values: Any) -> str:
     script = (_FOLDER / "slider.js").read_text(encoding="utf-8") if live else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(template).render(values, script=Markup(script), digest=digest)
+
+
+def enlarged(height: int, width: int) -> tuple[int, int] | None:
+    """Width and height on a page of an image that is shown whole and without loss; None for a large one."""
+    longest = max(height, width)
+    times = max(1, _SHOWN // longest)
+    return (width * times, height * times) if longest <= SMALL else None
+
+
+def named(id: str) -> str:
+    """The id of a row for people."""
+    return f"row {id}" if id.isdecimal() else id
 
 
 def picture(pixels: NDArray[np.uint8], format: str = "PNG", **options: Any) -> str:

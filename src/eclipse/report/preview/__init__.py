@@ -7,14 +7,14 @@ import numpy as np
 import torch
 
 from eclipse.data.picture import Pixels, middle
+from eclipse.data.similarity import psnr, ssim
 from eclipse.jobs.preview import Preview
 from eclipse.report import page
-from eclipse.report.similarity import psnr, ssim
 from eclipse.runs.files import write_whole
 from eclipse.runs.manifest import to_copy
 
 _PICTURES = 3_400_000  # bytes of all pictures, of the 5 MB that a page may have
-_SMALL, _SHOWN, _CROP = 96, 160, 128  # pixels: shown whole up to here, then as large as this; the piece of a larger one
+_CROP = 128  # pixels of the piece that is shown of a large image
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,9 @@ def write_page(found: Preview, spec: str, denoiser: Path | None, out: Path) -> N
 
 def _ladder(id: str, steps: list[Pixels]) -> Ladder:
     height, width = steps[0].shape[1:]
-    name = f"row {id}" if id.isdecimal() else id
-    if max(height, width) <= _SMALL:
-        times = max(1, _SHOWN // max(height, width))
-        return Ladder(name, tuple(map(page.picture, steps)), width * times, height * times, True)
+    name = page.named(id)
+    if size := page.enlarged(height, width):
+        return Ladder(name, tuple(map(page.picture, steps)), *size, True)
     pictures = tuple(page.picture(middle(image, _CROP), "WEBP", lossless=True) for image in steps)
     return Ladder(name, pictures, min(width, _CROP), min(height, _CROP), False)
 

@@ -91,7 +91,7 @@ def _render(name: str, facts: Told, measured: Measured) -> str:
         looked=_looked(measured),
         unchanged=measured.rows - len(measured.psnr),
         skipped=tuple(islice(facts.skipped.items(), _LEFT_OUT)),
-        small=figures.SMALL,
+        small=page.SMALL,
         pattern_side=figures.PATTERN,
     )
 

@@ -10,12 +10,10 @@ from PIL import Image
 
 from eclipse.data.picture import Pixels, middle
 from eclipse.errors import escaped
-from eclipse.report.page import picture
+from eclipse.report.page import enlarged, picture
 from eclipse.report.plots import ACCENT, HUES, MUTED, TEXT, plot
 from eclipse.report.purified.measure import FREQUENCIES, Measured, Pair
 
-SMALL = 96  # pixels of the longer side, up to which an image is shown whole and without loss
-_SHOWN = 160  # pixels of a small image on the page
 _THUMBNAIL, _CROP = 240, 144
 PATTERN = 96  # side of the piece of a pattern that is shown
 _TIMES = 10
@@ -63,9 +61,8 @@ def card(pair: Pair) -> Card:
     """What is kept of an image to be shown."""
     height, width = pair.before.shape[1:]
     figures = f"{width}x{height}, PSNR {pair.psnr:.1f} dB" if np.isfinite(pair.psnr) else f"{width}x{height}, unchanged"
-    if max(height, width) <= SMALL:
-        shown = max(1, _SHOWN // max(height, width))
-        whole = View(picture(pair.before), picture(pair.after), width * shown, height * shown)
+    if size := enlarged(height, width):
+        whole = View(picture(pair.before), picture(pair.after), *size)
         return Card(pair.name, pair.label, figures, whole, None, picture(_enlarged(pair.before, pair.after)))
     small, purified = _thumbnail(pair.before), _thumbnail(pair.after)
     before, after = middle(pair.before, _CROP), middle(pair.after, _CROP)

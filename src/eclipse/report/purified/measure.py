@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from eclipse.data.changes import Change, ClassMeans
 from eclipse.data.convert import finder
 from eclipse.data.picture import Pixels, middle, size_in_words
+from eclipse.data.similarity import psnr, ssim
 from eclipse.data.store import Row, Source, comparable_classes
 from eclipse.errors import EclipseError
-from eclipse.report.similarity import psnr, ssim
+from eclipse.report.page import named
 
 ROWS, PLACES = 2_000, 40
 """How many rows are looked at, and at how many places of the data set, which may be sorted by class."""
@@ -116,8 +117,7 @@ def measure(source: Source, output: Source, skipped: Collection[str], keep: Call
         sizes.append((before.shape[2], before.shape[1]))
         removed = before.astype(np.int16) - after
         label = old.label if old.label is not None and old.label >= 0 else None
-        name = f"row {old.id}" if old.id.isdecimal() else old.id
-        pair = Pair(name, label, before, after, *quality.add(before, after))
+        pair = Pair(named(old.id), label, before, after, *quality.add(before, after))
         spectra.add(removed, label)
         means.add(removed, label)
         gallery.add(pair)
