@@ -20,7 +20,7 @@ LEVELS = """
 cli
 report
 bench   jobs
-attacks   defenses
+attacks   defenses   detectors
 purification
 diffusion   classifiers
 data

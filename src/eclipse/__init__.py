@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eclipse.data.imageset import ImageSet as ImageSet
     from eclipse.data.source import open_source as open_source
+    from eclipse.detectors.audit import Audit as Audit
+    from eclipse.detectors.audit import audit as audit
     from eclipse.diffusion.checkpoint import load_denoiser as load_denoiser
     from eclipse.diffusion.checkpoint import save_denoiser as save_denoiser
     from eclipse.diffusion.denoiser import Denoiser as Denoiser
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Audit": "eclipse.detectors.audit",
+    "audit": "eclipse.detectors.audit",
     "Compensate": "eclipse.purification.compensation",
     "Denoiser": "eclipse.diffusion.denoiser",
     "EclipseError": "eclipse.errors",

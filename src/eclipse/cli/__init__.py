@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from eclipse.cli import bench, demo, denoiser, doctor, methods, poison, preview, purify, report, train, verify
+from eclipse.cli import audit, bench, demo, denoiser, doctor, methods, poison, preview, purify, report, train, verify
 from eclipse.compute.memory import keep_freed_memory
 from eclipse.errors import EclipseError, escaped, is_utf8
 from eclipse.runs.files import check_local
@@ -54,6 +54,8 @@ def options(
 
 app.command("purify", help=purify.HELP)(purify.purify)
 app.command("preview", help=preview.HELP)(preview.preview)
+app.command("audit", help=audit.HELP)(audit.audit)
+app.command("detectors", help=methods.DETECTORS_HELP)(methods.detectors)
 app.command("poison", help=poison.HELP)(poison.poison)
 app.command("verify", help=verify.HELP)(verify.verify)
 app.command("attacks", help=methods.ATTACKS.help)(methods.ATTACKS)
@@ -107,7 +109,7 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
-_GOES_ON = {"purify", "poison", "train", "bench", "denoiser"}
+_GOES_ON = {"purify", "audit", "poison", "train", "bench", "denoiser"}
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",

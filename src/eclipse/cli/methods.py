@@ -1,4 +1,4 @@
-"""``eclipse attacks`` and ``eclipse defenses``: one page over a table of methods."""
+"""``eclipse attacks``, ``eclipse defenses`` and ``eclipse detectors``: pages over tables of methods."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -112,3 +112,28 @@ and --scale small.
     cost=("cost", lambda defense: f"{defense.cost():.3g}"),
     line=lambda defense: f"; acts on {defense.acts}; trusted: {defense.needs()}",
 )
+
+DETECTORS_HELP = """List the detectors of `eclipse audit`; with a NAME, describe one.
+
+Each asks one question of a data set, and needs its labels, trusted images or both. One that implicates makes a set
+suspicious by itself; the others are told.
+"""
+
+
+def detectors(name: Annotated[str | None, typer.Argument(help="one to describe", metavar="NAME")] = None) -> None:
+    """List the detectors, or describe one."""
+    import inspect
+
+    from eclipse.cli.show import columns
+    from eclipse.detectors import DETECTORS as table
+
+    if name is not None:
+        print(f"{name}: {_title(table, name)}\n\n{inspect.getdoc(table.load(name))}")
+        return
+    rows = list[tuple[str, ...]]()
+    for known in table.names():
+        detector = table.load(known)
+        needs = ", ".join(sorted(detector.needs))
+        rows.append((known, _title(table, known), needs, "yes" if detector.implicates else "no"))
+    columns(("name", "title", "needs", "implicates"), rows)
+    print("\nMore about one: eclipse detectors NAME. Use them all: eclipse audit DATASET")

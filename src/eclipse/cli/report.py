@@ -5,14 +5,19 @@ from typing import Annotated
 
 import typer
 
-HELP = """Write a page about a purification, or the tables of a benchmark.
+HELP = """Write a page about a purification or an audit, or the tables of a benchmark.
 
     eclipse report PURIFIED
+
+    eclipse report AUDIT
 
     eclipse report RESULTS
 
 PURIFIED is what `eclipse purify` made; PURIFIED.report.html shows images before and after, what was taken away, and
 what to do next. It reads the data set that was purified, too, which must be where it was.
+
+AUDIT is the folder that `eclipse audit --out` wrote; AUDIT/audit.html shows the verdict, its findings and the most
+suspicious rows.
 
 RESULTS is the folder that `eclipse bench` writes, at any time: Markdown, LaTeX, CSV and one HTML page, next to the
 paper's numbers; cells that are missing or failed are shown as such.
@@ -21,14 +26,17 @@ paper's numbers; cells that are missing or failed are shown as such.
 
 def report(
     target: Annotated[
-        Path, typer.Argument(help="a purified data set, or the folder of a benchmark", metavar="PURIFIED|RESULTS")
+        Path,
+        typer.Argument(
+            help="a purified data set, or the folder of an audit or of a benchmark", metavar="PURIFIED|AUDIT|RESULTS"
+        ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(help="write to this folder", metavar="FOLDER", show_default="beside PURIFIED, or RESULTS"),
     ] = None,
 ) -> None:
-    """Report a purification or a benchmark."""
+    """Report a purification, an audit or a benchmark."""
     from eclipse.cli.show import say
     from eclipse.report import write_report
 

@@ -6,6 +6,9 @@ their poison.
 
 import hashlib
 
+import numpy as np
+from numpy.typing import NDArray
+
 from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import Pixels
 from eclipse.data.source import split_slice
@@ -68,10 +71,10 @@ def refuse_if_all(shared: int, trusted: int, suspicious_spec: str, trusted_spec:
         )
 
 
-def shared_rows(suspicious: ImageSet, trusted: ImageSet) -> int:
-    """How many trusted images in memory are among the suspicious ones."""
+def rows_shared(suspicious: ImageSet, trusted: ImageSet) -> NDArray[np.bool_]:
+    """Which trusted images in memory are among the suspicious ones."""
     known = _digests(suspicious)
-    return sum(digest in known for digest in map(_digest, trusted.images))
+    return np.array([digest in known for digest in map(_digest, trusted.images)], bool)
 
 
 def note_of_shared(shared: int, trusted: int) -> list[str]:

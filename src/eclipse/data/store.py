@@ -193,13 +193,13 @@ class Source:
         """What its user should know, of a layout that tells it by the same name."""
         return list(getattr(self.store, "notes", ()))
 
-    def labelled(self) -> Iterator[Row]:
-        """Stream the rows where their labels count.
+    def labelled(self, start: int = 0) -> Iterator[Row]:
+        """Stream the rows from row ``start`` on, where their labels count.
 
         Raises:
             EclipseError: names the first row whose label is no class.
         """
-        return map(self._with_class, self.rows())
+        return map(self._with_class, self.rows(start))
 
     def outline(self) -> Iterator[Row]:
         """As ``labelled``, without the data where a layout has a method of this name, which spares reading them."""

@@ -11,7 +11,7 @@ from eclipse.classifiers.classifier import CLASSIFIERS
 from eclipse.classifiers.fit import Recipe, recipe_with
 from eclipse.compute.device import compute_dtype, describe_device, enough_memory, resolve_device
 from eclipse.data.imageset import ImageSet
-from eclipse.data.overlap import check_apart_from_test, note_of_shared, refuse_if_all, shared_rows
+from eclipse.data.overlap import check_apart_from_test, note_of_shared, refuse_if_all, rows_shared
 from eclipse.data.source import BY_RESIZE, load_imageset, open_source
 from eclipse.data.store import Source
 from eclipse.defenses import DEFENSES
@@ -117,7 +117,7 @@ class Train(Job):
 
     def notes(self) -> list[str]:
         """What is odd about the training set, and whether trusted images are among its images."""
-        shared = 0 if self.trusted is None else shared_rows(self.data, self.trusted)
+        shared = 0 if self.trusted is None else int(rows_shared(self.data, self.trusted).sum())
         return [*self.remarks, *note_of_shared(shared, len(self.trusted or ()))]
 
     def estimate(self) -> Mapping[str, Any]:
@@ -221,7 +221,7 @@ def _load(sources: Mapping[str, Source]) -> dict[str, ImageSet]:
     for name in sets.keys() & parts.keys():
         check_apart_from_test(sources["test set"], sets["test set"], sources[name], sets[name], parts[name])
     if trusted := sets.get("trusted set"):
-        shared = shared_rows(sets["dataset"], trusted)
+        shared = int(rows_shared(sets["dataset"], trusted).sum())
         refuse_if_all(shared, len(trusted), sources["dataset"].spec, sources["trusted set"].spec)
     return sets
 

@@ -1,0 +1,180 @@
+"""Choosing a treatment: quick victims under each candidate, judged on trusted images, with labels or without."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eclipse.classifiers.fit import RECIPES, unit_rows
+from eclipse.compute.device import autocast
+from eclipse.data.imageset import ImageSet
+from eclipse.defenses import DEFENSES
+from eclipse.defenses.defense import Defense
+from eclipse.defenses.victim import train_victim
+from eclipse.runs.state import State, Work
+
+Votes = NDArray[np.int64]
+"""The class that each victim gives to each trusted image, (victims, N)."""
+
+CANDIDATES = (
+    "none",
+    "iss-j",
+    "iss-g",
+    "eclipse-general parts=A sigma=8",
+    "eclipse-general parts=A sigma=12",
+    "eclipse-general parts=A sigma=20",
+    "eclipse-general parts=A",
+    "eclipse-general parts=A steps=4",
+    "eclipse-general parts=AB",
+    "eclipse-general",
+)
+"""Treatments as people give them: the name of a defense, and parameters that differ."""
+ROWS, TRUSTED, SEEDS = 5_000, 2_000, (0, 1)
+"""Rows that victims are trained on, trusted images that they are judged on, and their seeds."""
+FEWEST_LABELS = 50
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A treatment that was tried.
+
+    Attributes:
+        words: as it was given.
+        accuracy: on trusted images, in [0, 1], measured where labels are known, else estimated.
+        error: the standard error of that.
+    """
+
+    words: str
+    accuracy: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Candidates, best first.
+
+    Attributes:
+        ranked: all of them.
+        labels: of how many trusted images labels were known; 0 where accuracies are estimated.
+        votes: of every victim on every trusted image.
+    """
+
+    ranked: tuple[Candidate, ...]
+    labels: int
+    votes: Votes
+
+    @property
+    def best(self) -> Candidate:
+        """The first; of those that are as good by chance, the one that was given first counts least."""
+        return self.ranked[0]
+
+    @property
+    def sure(self) -> bool:
+        """Whether the best is better than the second by more than two standard errors."""
+        if len(self.ranked) < 2:
+            return True
+        first, second = self.ranked[:2]
+        return first.accuracy - second.accuracy > 2 * math.hypot(first.error, second.error)
+
+
+def treatment(words: str) -> Defense:
+    """Build a candidate from its words, such as ``eclipse-general parts=A sigma=12``.
+
+    Raises:
+        EclipseError: no such defense or parameter.
+    """
+    name, *settings = words.split()
+    found: Defense = DEFENSES.asked(name, "small", settings)
+    return found
+
+
+def choose(
+    data: ImageSet,
+    trusted: ImageSet,
+    work: Work,
+    *,
+    candidates: Sequence[str] = CANDIDATES,
+    labelled: NDArray[np.intp] | None = None,
+) -> Choice:
+    """Try treatments with quick victims, and rank them by their accuracy on trusted images.
+
+    Args:
+        data: the suspicious set, with labels.
+        trusted: clean images of the same size.
+        work: its seed decides rows and victims; its state keeps what victims say, so that a killed choice goes on.
+        candidates: treatments, see ``treatment``.
+        labelled: the trusted images whose labels may be used; by default all, where they have labels.
+
+    Raises:
+        EclipseError: a candidate that there is not, or sets that do not fit.
+    """
+    defenses = [treatment(words) for words in candidates]
+    rng = np.random.default_rng([work.seed, len(data)])
+    part = data[np.sort(rng.permutation(len(data))[:ROWS])]
+    judges = trusted[slice(0, TRUSTED)]
+    votes = np.stack(
+        [
+            _vote(part, trusted, judges, words, defense, seed, work)
+            for words, defense in zip(candidates, defenses, strict=True)
+            for seed in SEEDS
+        ]
+    )
+    known = np.arange(len(judges)) if labelled is None else labelled[labelled < len(judges)]
+    if judges.labels is not None and len(known) >= FEWEST_LABELS:
+        right = (votes[:, known] == judges.labels[known]).reshape(len(candidates), -1)
+        found = [(float(row.mean()), float(row.std() / math.sqrt(len(known)))) for row in right]
+    else:
+        found, known = _estimated(votes, data.num_classes), np.arange(0)
+    ranked = sorted(map(Candidate, candidates, *zip(*found, strict=True)), key=lambda tried: -tried.accuracy)
+    return Choice(tuple(ranked), len(known), votes)
+
+
+def _vote(
+    part: ImageSet, trusted: ImageSet, judges: ImageSet, words: str, defense: Defense, seed: int, work: Work
+) -> NDArray[np.int64]:
+    stage = f"{words} {seed}"
+    if found := work.state.load(stage):
+        return found[0]["votes"].numpy()
+    prepared = defense.prepare(part, trusted if defense.needs() != "nothing" else None, replace(work, state=State()))
+    recipe = replace(RECIPES["fast"], batch=min(RECIPES["fast"].batch, len(part)))
+    network = train_victim(prepared, part[slice(0, 500)], defense, "small", recipe, Work(seed + 1, work.device)).network
+    votes = [torch.empty(0, dtype=torch.int64)]
+    with torch.no_grad():
+        for start in range(0, len(judges), 500):
+            x = unit_rows(judges, slice(start, start + 500), work.device)
+            with autocast(x.device):
+                votes.append(network(x).argmax(1).cpu())
+    work.state.save(stage, {"votes": torch.cat(votes)}, {})
+    work.state.tell(stage, 1, 1)
+    return torch.cat(votes).numpy()
+
+
+def _estimated(votes: Votes, classes: int) -> list[tuple[float, float]]:
+    """The accuracy of each candidate without labels, from whom its victims agree with.
+
+    Dawid & Skene ("Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm", 1979) with one
+    accuracy for each victim: labels are what the more accurate victims agree on, accuracy is agreement with the labels.
+    Victims of one candidate share their errors, so they have one vote each of a half.
+    """
+    weights = np.full(len(votes), 0.5)
+    one_hot = np.eye(classes)[votes]
+    accuracy = np.full(len(votes), 0.5)
+    belief = one_hot.mean(0)
+    for _ in range(50):
+        odds = np.log(accuracy.clip(1e-3, 1 - 1e-3) * (classes - 1) / (1 - accuracy.clip(1e-3, 1 - 1e-3)))
+        scores = np.einsum("vnc,v->nc", one_hot, odds * weights)
+        belief = np.exp(scores - scores.max(1, keepdims=True))
+        belief /= belief.sum(1, keepdims=True)
+        accuracy = np.einsum("vnc,nc->vn", one_hot, belief).mean(1)
+    each = np.einsum("vnc,nc->vn", one_hot, belief).reshape(-1, len(SEEDS) * votes.shape[1])
+    return [(float(row.mean()), float(row.std() / math.sqrt(votes.shape[1]))) for row in each]
+
+
+def labels_worth_most(votes: Votes, count: int) -> NDArray[np.intp]:
+    """The trusted images on which victims of different treatments disagree most: their labels tell these apart."""
+    each = votes.reshape(-1, len(SEEDS), votes.shape[1])[:, 0]
+    disagreement = np.array([len(np.unique(column)) for column in each.T])
+    return np.sort(np.argsort(-disagreement, kind="stable")[:count])

@@ -1,0 +1,23 @@
+"""The table of detectors: each asks one question of a set that may be poisoned, and knows how sure its answer is."""
+
+from typing import TYPE_CHECKING
+
+from eclipse.registry import Registry
+
+if TYPE_CHECKING:
+    from eclipse.detectors.detector import Detector
+
+DETECTORS: "Registry[type[Detector]]" = Registry(
+    "detector",
+    "eclipse.detectors",
+    {
+        "harm": "eclipse.detectors.harm:Harm",
+        "harm-trusted": "eclipse.detectors.harm:HarmOnTrusted",
+        "shortcut": "eclipse.detectors.shortcut:Shortcut",
+        "residual": "eclipse.detectors.residual:Residual",
+        "class-pattern": "eclipse.detectors.class_pattern:ClassPattern",
+        "rows": "eclipse.detectors.rows:PartOfTheRows",
+        "two-sample": "eclipse.detectors.two_sample:TwoSample",
+    },
+    contract="eclipse.detectors.detector:Detector",
+)

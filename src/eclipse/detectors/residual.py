@@ -1,0 +1,25 @@
+"""Residuals: what the denoiser takes away tells the class better than what it leaves."""
+
+import numpy as np
+
+from eclipse.detectors.detector import Detector, Finding
+from eclipse.detectors.evidence import Evidence
+from eclipse.detectors.shortcut import clearest
+
+
+class Residual(Detector):
+    """Whether labels are read better in x - D(x) than in D(x).
+
+    The content of natural images survives a denoiser, and what it takes away is texture and noise. A perturbation that
+    networks are to learn instead of the content is there.
+    """
+
+    title = "what purification takes away tells the class"
+    needs = frozenset({"labels"})
+
+    def examine(self, evidence: Evidence) -> Finding:
+        """Compare the two on held-out rows."""
+        flat = evidence.residual.images.reshape(len(evidence.data), -1).astype(np.float32)
+        read = {"convolutional": evidence.in_residual, "linear": evidence.read(flat)}
+        families = {"convolutional": "high-frequency", "linear": "class-wise"}
+        return clearest(evidence, read, "a network of what purification takes away", families)
