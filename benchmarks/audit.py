@@ -206,7 +206,7 @@ def area(scores: np.ndarray, positive: np.ndarray) -> float | None:
     """Under the ROC curve; None where all rows are of one kind."""
     if positive.all() or not positive.any():
         return None
-    values, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     few = int(positive.sum())
     return round(float((ranks[positive].sum() - few * (few + 1) / 2) / (few * (len(scores) - few))), 4)

@@ -20,7 +20,8 @@ LEVELS = """
 cli
 report
 bench   jobs
-attacks   defenses   detectors
+attacks   defenses
+detectors
 purification
 diffusion   classifiers
 data

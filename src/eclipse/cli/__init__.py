@@ -11,7 +11,21 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from eclipse.cli import audit, bench, demo, denoiser, doctor, methods, poison, preview, purify, report, train, verify
+from eclipse.cli import (
+    audit,
+    bench,
+    choose,
+    demo,
+    denoiser,
+    doctor,
+    methods,
+    poison,
+    preview,
+    purify,
+    report,
+    train,
+    verify,
+)
 from eclipse.compute.memory import keep_freed_memory
 from eclipse.errors import EclipseError, escaped, is_utf8
 from eclipse.runs.files import check_local
@@ -55,6 +69,7 @@ def options(
 app.command("purify", help=purify.HELP)(purify.purify)
 app.command("preview", help=preview.HELP)(preview.preview)
 app.command("audit", help=audit.HELP)(audit.audit)
+app.command("choose", help=choose.HELP)(choose.choose)
 app.command("detectors", help=methods.DETECTORS_HELP)(methods.detectors)
 app.command("poison", help=poison.HELP)(poison.poison)
 app.command("verify", help=verify.HELP)(verify.verify)
@@ -109,7 +124,7 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
-_GOES_ON = {"purify", "audit", "poison", "train", "bench", "denoiser"}
+_GOES_ON = {"purify", "audit", "choose", "poison", "train", "bench", "denoiser"}
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",

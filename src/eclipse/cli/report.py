@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
-HELP = """Write a page about a purification or an audit, or the tables of a benchmark.
+HELP = """Write a page about a purification, an audit or a choice, or the tables of a benchmark.
 
     eclipse report PURIFIED
 
     eclipse report AUDIT
+
+    eclipse report CHOICE
 
     eclipse report RESULTS
 
@@ -18,6 +20,8 @@ what to do next. It reads the data set that was purified, too, which must be whe
 
 AUDIT is the folder that `eclipse audit --out` wrote; AUDIT/audit.html shows the verdict, its findings and the most
 suspicious rows.
+
+CHOICE is the folder that `eclipse choose` wrote; CHOICE/choice.html shows the treatments, ranked.
 
 RESULTS is the folder that `eclipse bench` writes, at any time: Markdown, LaTeX, CSV and one HTML page, next to the
 paper's numbers; cells that are missing or failed are shown as such.
@@ -28,7 +32,8 @@ def report(
     target: Annotated[
         Path,
         typer.Argument(
-            help="a purified data set, or the folder of an audit or of a benchmark", metavar="PURIFIED|AUDIT|RESULTS"
+            help="a purified data set, or the folder of an audit, a choice or a benchmark",
+            metavar="PURIFIED|AUDIT|CHOICE|RESULTS",
         ),
     ],
     out: Annotated[
@@ -36,7 +41,7 @@ def report(
         typer.Option(help="write to this folder", metavar="FOLDER", show_default="beside PURIFIED, or RESULTS"),
     ] = None,
 ) -> None:
-    """Report a purification, an audit or a benchmark."""
+    """Report a purification, an audit, a choice or a benchmark."""
     from eclipse.cli.show import say
     from eclipse.report import write_report
 

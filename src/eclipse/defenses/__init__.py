@@ -48,6 +48,8 @@ DEFENSES: "Registry[type[Defense]]" = Registry(
         "eclipse-ab": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "AB"}),
         "eclipse-ac": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "AC"}),
         "eclipse-bc": ("eclipse.defenses.eclipse:ECLIPSE", {"parts": "BC"}),
+        "auto": "eclipse.defenses.auto:Auto",
+        "auto-labels": ("eclipse.defenses.auto:Auto", {"labels": 200}),
         "eclipse-trusted": "eclipse.defenses.eclipse:ECLIPSEWithTrusted",
     },
     contract="eclipse.defenses:Defense",

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,15 +61,17 @@ class Choice:
         ranked: all of them.
         labels: of how many trusted images labels were known; 0 where accuracies are estimated.
         votes: of every victim on every trusted image.
+        candidates: in the order of the votes.
     """
 
     ranked: tuple[Candidate, ...]
     labels: int
     votes: Votes
+    candidates: tuple[str, ...]
 
     @property
     def best(self) -> Candidate:
-        """The first; of those that are as good by chance, the one that was given first counts least."""
+        """The first."""
         return self.ranked[0]
 
     @property
@@ -78,6 +81,15 @@ class Choice:
             return True
         first, second = self.ranked[:2]
         return first.accuracy - second.accuracy > 2 * math.hypot(first.error, second.error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "ranked": [asdict(candidate) for candidate in self.ranked],
+            "labels": self.labels,
+            "sure": self.sure,
+            "candidates": list(self.candidates),
+        }
 
 
 def treatment(words: str) -> Defense:
@@ -122,14 +134,36 @@ def choose(
             for seed in SEEDS
         ]
     )
+    if judges.labels is None or (labelled is not None and len(labelled) < FEWEST_LABELS):
+        return rank(votes, candidates, data.num_classes)
     known = np.arange(len(judges)) if labelled is None else labelled[labelled < len(judges)]
-    if judges.labels is not None and len(known) >= FEWEST_LABELS:
-        right = (votes[:, known] == judges.labels[known]).reshape(len(candidates), -1)
-        found = [(float(row.mean()), float(row.std() / math.sqrt(len(known)))) for row in right]
+    return rank(votes, candidates, data.num_classes, known, judges.labels[known])
+
+
+def rank(
+    votes: Votes,
+    candidates: Sequence[str],
+    classes: int,
+    known: NDArray[np.intp] | None = None,
+    labels: NDArray[np.int64] | None = None,
+) -> Choice:
+    """Rank candidates by what their victims say.
+
+    Args:
+        votes: of the victims, those of one candidate beside each other.
+        candidates: in that order.
+        classes: how many there are.
+        known: trusted images whose labels are known; None to estimate accuracies without any.
+        labels: of these.
+    """
+    if known is None or labels is None:
+        found = _estimated(votes, classes)
     else:
-        found, known = _estimated(votes, data.num_classes), np.arange(0)
-    ranked = sorted(map(Candidate, candidates, *zip(*found, strict=True)), key=lambda tried: -tried.accuracy)
-    return Choice(tuple(ranked), len(known), votes)
+        right = (votes[:, known] == labels).reshape(len(candidates), -1)
+        found = [(float(row.mean()), float(row.std() / math.sqrt(len(known)))) for row in right]
+    tried = [Candidate(words, *figures) for words, figures in zip(candidates, found, strict=True)]
+    ranked = sorted(tried, key=lambda candidate: -candidate.accuracy)
+    return Choice(tuple(ranked), 0 if known is None else len(known), votes, tuple(candidates))
 
 
 def _vote(

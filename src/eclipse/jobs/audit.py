@@ -15,7 +15,7 @@ from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import Pixels, middle
 from eclipse.data.source import open_source
-from eclipse.data.store import Source
+from eclipse.data.store import Row, Source
 from eclipse.detectors.audit import PIXELS, Audit, audit, check_rows
 from eclipse.diffusion.trusted import general_fingerprint
 from eclipse.errors import EclipseError
@@ -81,7 +81,7 @@ class Auditing(Job):
         return {
             "data set": f"{self.source.spec}, {len(self.source):,} images",
             "trusted": trusted,
-            "looks at": f"{self._count(SIDE):,} rows or more" if self.rows is None else f"{self.rows:,} rows",
+            "looks at": f"{looked_at(SIDE):,} rows or more" if self.rows is None else f"{self.rows:,} rows",
             "seed": self.seed,
             "device": describe_device(self.device),
         }
@@ -95,7 +95,7 @@ class Auditing(Job):
 
     def examine(self, state: State) -> tuple[Audit, ImageSet]:
         """Look at the data set; also returns the pieces that were looked at."""
-        data, trusted = self._pieces()
+        data, trusted = pieces(self.source, self.trusted, self.rows)
         return audit(data, trusted=trusted, total=len(self.source), work=Work(self.seed, self.device, state)), data
 
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
@@ -118,36 +118,41 @@ class Auditing(Job):
         """Where the result is."""
         return {"result": self.out / FINDINGS, "rows": self.out / ROWS, "next": f"eclipse report {self.out}"}
 
-    def _pieces(self) -> tuple[ImageSet, ImageSet | None]:
-        """Pieces of the images of both sets, of one size."""
-        check_rows(len(self.source))
-        taken = [_read(self.source, self._count), *([] if self.trusted is None else [_read(self.trusted, self._count)])]
-        sides = np.concatenate([[min(image.shape[1:]) for _, image, _ in rows] for rows in taken])
-        side = min(SIDE, int(np.quantile(sides, _FEW)))
-        if side < SMALLEST:
-            raise EclipseError(
-                f"images of {side} pixels a side in {self.source.spec}; expected {SMALLEST} and more: enlarge them"
-            )
-        sources = [self.source, *([] if self.trusted is None else [self.trusted])]
-        sets = [_cut(rows, side, source) for rows, source in zip(taken, sources, strict=True)]
-        return sets[0], sets[1] if self.trusted is not None else None
 
-    def _count(self, side: int) -> int:
-        """How many rows to look at, of images with such a side."""
-        return self.rows or PIXELS // min(side, SIDE) ** 2
+def pieces(source: Source, trusted: Source | None, rows: int | None) -> tuple[ImageSet, ImageSet | None]:
+    """Pieces of the images of both sets, of one size.
+
+    Args:
+        source: a data set.
+        trusted: clean images; None where there are none.
+        rows: how many of each at most; None for what fits the time.
+
+    Raises:
+        EclipseError: too few images, or too small ones.
+    """
+    check_rows(len(source))
+    sources = [source] if trusted is None else [source, trusted]
+    taken = [_read(one, rows) for one in sources]
+    side = min(SIDE, *(int(np.quantile([min(image.shape[1:]) for _, image, _ in found], _FEW)) for found in taken))
+    if side < SMALLEST:
+        raise EclipseError(f"images of {side} pixels a side; expected {SMALLEST} and more: enlarge them")
+    sets = [_cut(found, side, one) for found, one in zip(taken, sources, strict=True)]
+    return sets[0], None if trusted is None else sets[1]
 
 
-Taken = tuple[str, Pixels, int | None]
-
-
-def _read(source: Source, count: Any) -> list[Taken]:
+def _read(source: Source, rows: int | None) -> list[tuple[str, Pixels, int | None]]:
     """Id, middle and label of images at many places of a data set."""
     first = next(source.rows()).picture().rgb
-    most = count(min(first.shape[1:]))
+    most = rows or looked_at(min(first.shape[1:]))
     return [(row.id, middle(row.picture().rgb, SIDE), row.label) for row in _spread(source, most)]
 
 
-def _spread(source: Source, most: int) -> Iterator[Any]:
+def looked_at(side: int) -> int:
+    """How many images with such a side fit the time."""
+    return PIXELS // min(side, SIDE) ** 2
+
+
+def _spread(source: Source, most: int) -> Iterator[Row]:
     if len(source) <= most:
         yield from source.labelled()
         return
@@ -156,7 +161,7 @@ def _spread(source: Source, most: int) -> Iterator[Any]:
         yield from islice(source.labelled(start), size)
 
 
-def _cut(rows: list[Taken], side: int, source: Source) -> ImageSet:
+def _cut(rows: list[tuple[str, Pixels, int | None]], side: int, source: Source) -> ImageSet:
     """One size, and labels where every row has one; smaller images are left out."""
     fitting = [(id, middle(image, side), label) for id, image, label in rows if min(image.shape[1:]) >= side]
     ids, images, labels = zip(*fitting, strict=True)

@@ -23,7 +23,7 @@ _FAMILIES = {
     "high-frequency": "fine texture that networks read and people do not, such as autoregressive noise (AR) or "
     "error-minimizing noise (EM)",
     "blur": "each class is blurred or sharpened in its own way, as CUDA does",
-    "unknown": "what networks learn from the set does not hold on clean images; how it is done, the findings do not tell",
+    "unknown": "what networks learn from the set does not hold on clean images; the findings do not tell how",
 }
 
 

@@ -1,0 +1,229 @@
+"""``eclipse choose``: treatments tried with quick victims, ranked by what these are worth on trusted images."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eclipse.compute.device import describe_device, resolve_device
+from eclipse.data.imageset import ImageSet
+from eclipse.data.picture import Picture, encode_png
+from eclipse.data.source import open_source
+from eclipse.data.store import Source, comparable_names
+from eclipse.defenses.choice import CANDIDATES, FEWEST_LABELS, choose, labels_worth_most, rank, treatment
+from eclipse.diffusion.trusted import general_fingerprint
+from eclipse.errors import EclipseError, reading
+from eclipse.jobs.audit import pieces
+from eclipse.jobs.job import Job, Tell
+from eclipse.runs.files import check_name, read_bounded, whole, write_json
+from eclipse.runs.manifest import Times, to_copy
+from eclipse.runs.state import State, Work
+
+CHOICE, VOTES = "choice.json", "votes.npz"
+ASKED = "labels.csv"
+
+
+@dataclass(frozen=True, eq=False)
+class Choosing(Job):
+    """A choice, resolved.
+
+    Attributes:
+        source: the data set.
+        trusted: clean images.
+        out: the folder of the result.
+        candidates: treatments, as ``choice.treatment`` reads them.
+        seed: decides which rows are used, and the victims.
+        device: where to compute.
+    """
+
+    source: Source
+    trusted: Source
+    out: Path
+    candidates: tuple[str, ...]
+    seed: int
+    device: str
+
+    doing: ClassVar[str] = "choosing"
+    free: ClassVar[frozenset[str]] = frozenset({"dataset spec", "trusted spec", "device name"})
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides the result."""
+        return {
+            "dataset": {"spec": self.source.spec, "images": len(self.source)},
+            "trusted": {"spec": self.trusted.spec, "images": len(self.trusted)},
+            "candidates": list(self.candidates),
+            "denoiser": general_fingerprint(),
+            "seed": self.seed,
+            "device": {"type": self.device.partition(":")[0], "name": describe_device(self.device)},
+        }
+
+    @cached_property
+    def inputs(self) -> Mapping[str, str]:
+        """Of both sets."""
+        return {
+            "dataset fingerprint": self.source.fingerprint(),
+            "trusted fingerprint": self.trusted.fingerprint(),
+        }
+
+    def in_words(self) -> Mapping[str, Any]:
+        """What to tell the user before work starts."""
+        return {
+            "data set": f"{self.source.spec}, {len(self.source):,} images",
+            "trusted": f"{self.trusted.spec}, {len(self.trusted):,} images",
+            "candidates": "; ".join(self.candidates),
+            "seed": self.seed,
+            "device": describe_device(self.device),
+        }
+
+    def notes(self) -> list[str]:
+        """What is odd about the data."""
+        return list(self.source.notes)
+
+    def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
+        """Try all candidates, rank them, and keep what their victims said."""
+        assert state.folder is not None
+        times = Times(state.folder)
+        with times.part("choose"):
+            data, trusted = pieces(self.source, self.trusted, None)
+            assert trusted is not None
+            work = Work(self.seed, self.device, State(state.folder / "victims", times.telling(tell)))
+            found = choose(data, same_classes(data, trusted), work, candidates=self.candidates)
+        place.mkdir()
+        with (place / VOTES).open("wb") as file:
+            np.savez(file, votes=found.votes, ids=np.array(trusted.ids[: found.votes.shape[1]], np.str_))
+        told = {**found.to_dict(), "classes": list(data.class_names or map(str, range(data.num_classes)))}
+        write_json(place / CHOICE, told)
+        return {"choice": told, "seconds": times.seconds}
+
+    def closing(self, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The best one, and the command to go on with."""
+        return {"result": self.out / CHOICE}
+
+
+def same_classes(data: ImageSet, trusted: ImageSet) -> ImageSet:
+    """The trusted images, their labels left out where their classes are not those of the data set."""
+    names = [comparable_names(images.class_names or ()) for images in (data, trusted)]
+    return trusted if names[0] == names[1] else replace(trusted, labels=None, class_names=None)
+
+
+def choose_job(
+    dataset: str,
+    trusted: str,
+    out: Path,
+    *,
+    candidates: Sequence[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    max_side: int | None = None,
+) -> Choosing:
+    """Resolve a choice as its user asks for it (see ``eclipse choose --help``), and refuse what cannot work."""
+    check_name(out)
+    for words in candidates:
+        treatment(words)
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "longest": max_side}
+    every = tuple(dict.fromkeys((*CANDIDATES, *candidates)))
+    sources = (open_source(dataset, **columns), open_source(trusted, **columns))
+    if not sources[0].has_labels:
+        raise EclipseError(f"choosing needs labels, and {sources[0].unlabelled}")
+    return Choosing(*sources, out, every, seed, resolve_device(device))
+
+
+# ---- labels that a user gives
+
+
+def ask(job: Choosing, count: int, folder: Path) -> Path:
+    """Write the trusted images whose labels are worth most, and a table to fill in; returns the table.
+
+    Raises:
+        EclipseError: the folder is there.
+    """
+    kept = _kept(job.out)
+    wanted = {kept.ids[i] for i in labels_worth_most(kept.votes, count)}
+    if folder.exists():
+        raise EclipseError(f"{folder} exists; choose another output, or fill in {folder / ASKED}")
+    with whole(folder) as place:
+        place.mkdir()
+        rows = list[tuple[str, str, str]]()
+        for row in job.trusted.rows():
+            if row.id in wanted:
+                name = f"{len(rows):04d}.png"
+                (place / name).write_bytes(encode_png(Picture(row.picture().rgb)))
+                rows.append((name, row.id, ""))
+        with (place / ASKED).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("file", "id", "label"), *rows])
+    return folder / ASKED
+
+
+def relabel(job: Choosing, table: Path) -> dict[str, Any]:
+    """Rank a finished choice anew by labels from a table with the columns id and label, and keep that.
+
+    Raises:
+        EclipseError: the table has too few labels, an unknown class, or an id that was not asked for.
+    """
+    kept, found = _kept(job.out), read_choice(job.out)
+    with reading(table, "a table of labels", f"expected the columns id and label, as in {ASKED}"):
+        lines = csv.DictReader(read_bounded(table).decode("utf-8-sig").splitlines())
+        given = {line["id"]: line["label"].strip() for line in lines if line["label"].strip()}
+    place = {id: i for i, id in enumerate(kept.ids)}
+    classes = {name: i for i, name in enumerate(found["classes"])}
+    for id, label in given.items():
+        if id not in place:
+            raise EclipseError(f"{table} has a label for {id!r}, which is no trusted image; expected ids as they were")
+        if label not in classes:
+            raise EclipseError(f"{table} has the label {label!r}; expected one of {', '.join(found['classes'])}")
+    if len(given) < FEWEST_LABELS:
+        raise EclipseError(f"{table} has {len(given)} labels; expected at least {FEWEST_LABELS}: fill in more rows")
+    rows = np.array([place[id] for id in given], np.intp)
+    labels = np.array([classes[label] for label in given.values()], np.int64)
+    ranked = rank(kept.votes, tuple(found["candidates"]), len(classes), rows, labels)
+    told = {**ranked.to_dict(), "classes": found["classes"]}
+    write_json(job.out / CHOICE, told)
+    return told
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    votes: NDArray[np.int64]
+    ids: tuple[str, ...]
+
+
+def _kept(out: Path) -> _Kept:
+    wrong = "expected what 'eclipse choose' wrote"
+    with reading(out / VOTES, "what the victims of a choice said", wrong), np.load(out / VOTES) as file:
+        return _Kept(file["votes"], tuple(file["ids"].tolist()))
+
+
+def read_choice(out: Path) -> dict[str, Any]:
+    """What a finished choice says."""
+    from eclipse.runs.files import read_json
+
+    with reading(out / CHOICE, "the result of a choice", "expected what 'eclipse choose' wrote"):
+        found: dict[str, Any] = read_json(out / CHOICE)
+        return found
+
+
+def next_command(words: str, dataset: str, trusted: str) -> str:
+    """The command that applies a treatment: purify where that does it, else train with the defense."""
+    name, *settings = words.split()
+    if name == "eclipse-general":
+        given = dict(setting.split("=") for setting in settings)
+        options = [word for key in ("sigma", "steps", "sampler") if key in given for word in (f"--{key}", given[key])]
+        parts = given.get("parts", "ABC")
+        options += [
+            word for part, option in (("B", "--p"), ("C", "--noise")) if part not in parts for word in (option, "0")
+        ]
+        return to_copy("eclipse", "purify", dataset, "--out", "PURIFIED", *options)
+    train = ("eclipse", "train", dataset, "--test", "TEST")
+    if name == "none":
+        return to_copy(*train, "--out", "RUN")
+    more = [word for setting in settings for word in ("--set", setting)]
+    clean = () if treatment(words).needs() == "nothing" else ("--trusted", trusted)
+    return to_copy(*train, "--defense", name, *more, *clean, "--out", "RUN")

@@ -1,0 +1,57 @@
+"""The page of a choice: treatments ranked, with what is not certain about it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from eclipse.errors import reading
+from eclipse.jobs.choose import CHOICE, next_command, read_choice
+from eclipse.report import page
+from eclipse.report.plots import ACCENT, MUTED, plot
+from eclipse.runs.files import write_whole
+from eclipse.runs.manifest import read_manifest
+
+
+def write_report(folder: Path, out: Path | None = None) -> list[Path]:
+    """Write the page of a choice.
+
+    Args:
+        folder: the result of ``eclipse choose``.
+        out: the folder to write to; None for the result's own.
+
+    Raises:
+        EclipseError: a file of it is damaged.
+    """
+    settings, found = read_manifest(folder)["settings"], read_choice(folder)
+    with reading(folder / CHOICE, "the result of a choice", "expected the folder that 'eclipse choose' wrote"):
+        spec, trusted, ranked = settings["dataset"]["spec"], settings["trusted"]["spec"], found["ranked"]
+        none = next((tried["accuracy"] for tried in ranked if tried["words"] == "none"), None)
+        text = page.render(
+            "choice/choice.html.jinja",
+            spec=spec,
+            trusted=trusted,
+            found=found,
+            ranked=[(tried, None if none is None else tried["accuracy"] - none) for tried in ranked],
+            chart=plot(_chart(ranked), (7.5, 0.5 + 0.32 * len(ranked)), "accuracy of each treatment"),
+            commands=[(tried["words"], next_command(tried["words"], spec, trusted)) for tried in ranked[:3]],
+        )
+    target = folder if out is None else out
+    target.mkdir(parents=True, exist_ok=True)
+    path = target / "choice.html"
+    write_whole(path, text.encode())
+    return [path]
+
+
+def _chart(ranked: Sequence[Any]) -> Callable[[Any], None]:
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        places = range(len(ranked))
+        axes.barh(places, [100 * tried["accuracy"] for tried in ranked], color=ACCENT, height=0.6)
+        errors = [200 * tried["error"] for tried in ranked]
+        axes.errorbar([100 * tried["accuracy"] for tried in ranked], places, xerr=errors, fmt="none", ecolor=MUTED)
+        axes.set_yticks(places, [tried["words"] for tried in ranked])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("accuracy on trusted images in %, with two standard errors")
+
+    return draw
