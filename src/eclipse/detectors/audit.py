@@ -166,6 +166,8 @@ def audit(
         clean, notes = _apart(data, clean)
     evidence = Evidence(_numbered(data), clean, work)
     has = {name for name, there in (("labels", data.labels), ("trusted", clean)) if there is not None}
+    if (data.images == data.images[:1]).all():
+        raise EclipseError("all images are alike; expected images that differ: nothing can be read in them")
     findings, skipped = dict[str, Finding](), dict[str, str]()
     for name in detectors or DETECTORS.names():
         detector = DETECTORS.load(name)

@@ -1,0 +1,161 @@
+"""Detectors on small sets whose content is known: what they find in poisoned ones, and what not in clean ones."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kit.tiny import one_sentence
+
+import eclipse
+from eclipse.attacks import make_attack
+from eclipse.data.imageset import ImageSet
+from eclipse.detectors import DETECTORS, evidence
+from eclipse.detectors.audit import Audit, audit
+from eclipse.detectors.detector import Finding, excess
+from eclipse.detectors.evidence import Evidence, near_duplicates, ridge
+from eclipse.errors import EclipseError
+from eclipse.runs.state import State, Work
+
+ROWS, SIDE = 400, 16
+
+
+def shapes(count: int, seed: int) -> ImageSet:
+    """An L in one of four directions, anywhere, bright or dark: neither pixels nor power spectra tell the class.
+
+    Three of ten labels are drawn, so that the content does not tell all of them.
+    """
+    rng = np.random.default_rng(seed)
+    images, labels = np.empty((count, 3, SIDE, SIDE), np.uint8), rng.integers(0, 4, count)
+    letter = np.zeros((9, 9))
+    letter[:, :3] = letter[-3:, :7] = 1
+    for image, label in zip(images, labels, strict=True):
+        top, left = rng.integers(0, SIDE - 9, 2)
+        canvas = np.zeros((SIDE, SIDE))
+        canvas[top : top + 9, left : left + 9] = np.rot90(letter, label)
+        noisy = rng.uniform(110, 145, (3, 1, 1)) + rng.choice([-90, 90]) * canvas + rng.normal(0, 6, (3, SIDE, SIDE))
+        image[:] = noisy.clip(0, 255)
+    given = np.where(rng.random(count) < 0.3, rng.integers(0, 4, count), labels)
+    return ImageSet(images, tuple(f"{seed}-{i}" for i in range(count)), given)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    """Letters are learned in fewer steps than photographs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evidence, "LEAST_STEPS", 120)
+        yield
+
+
+@pytest.fixture(scope="module")
+def clean() -> ImageSet:
+    return shapes(ROWS, 1)
+
+
+@pytest.fixture(scope="module")
+def trusted() -> ImageSet:
+    return shapes(ROWS, 2)
+
+
+@pytest.fixture(scope="module")
+def half(clean: ImageSet) -> ImageSet:
+    """Two of three rows are poisoned."""
+    rows = np.random.default_rng(0).random(len(clean)) < 0.67
+    return clean.with_images(np.where(rows[:, None, None, None], make_attack("urp").poison(clean).images, clean.images))
+
+
+def test_a_clean_set_is_not_suspicious(clean: ImageSet, trusted: ImageSet) -> None:
+    found = audit(clean, trusted=trusted)
+    assert not found.suspicious and found.family is None and found.skipped == {}
+    assert set(found.findings) == set(DETECTORS.names())
+    assert not any(found.issues()["is_poison_issue"]) and set(found.issues()["poison_score"]) == {1.0}
+
+
+def test_a_poison_of_a_part_is_found_and_its_rows_are_told_and_an_audit_goes_on(
+    half: ImageSet, clean: ImageSet, tmp_path: Path
+) -> None:
+    steps: list[str] = []
+    state = State(tmp_path, lambda step: steps.append(step.stage))
+    found = audit(half, work=Work(3, state=state))
+    assert found.suspicious and "shortcut" in found.found
+    assert set(found.skipped) == {"harm-trusted", "two-sample"}
+    bad = (half.images != clean.images).any((1, 2, 3))
+    assert found.share is not None and found.share[0] <= bad.mean() <= found.share[1]
+    assert found.suspicion[bad].mean() > found.suspicion[~bad].mean() + 0.2
+    begun = len(steps)
+    assert audit(half, work=Work(3, state=state)).to_dict() == found.to_dict()
+    assert set(steps[begun:]) == {"detectors"}  # no network was trained again
+
+
+def test_other_images_are_different_and_not_poisoned(clean: ImageSet, trusted: ImageSet) -> None:
+    darker = trusted.with_images(trusted.images // 2)
+    found = audit(clean, trusted=darker, detectors=["two-sample"])
+    assert "two-sample" in found.found and not found.suspicious
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda data: data[slice(0, 150)], "200"),
+        (lambda data: replace(data, labels=np.zeros(ROWS, np.int64)), "one class"),
+        (lambda data: replace(data, labels=np.arange(ROWS)), "400 classes"),
+        (lambda data: data.with_images(np.zeros_like(data.images)), "alike"),
+    ],
+)
+def test_what_can_carry_no_verdict_is_refused(change: object, word: str, clean: ImageSet) -> None:
+    with pytest.raises(EclipseError) as error:
+        audit(change(clean))  # type: ignore[operator]
+    assert word in one_sentence(str(error.value))
+
+
+def test_trusted_images_from_the_set_are_refused_or_left_out(clean: ImageSet, trusted: ImageSet) -> None:
+    with pytest.raises(EclipseError, match="trusted"):
+        audit(clean, trusted=clean)
+    both = np.concatenate([trusted.images, clean.images[:7]])
+    found = eclipse.audit(clean.images, clean.labels, both, detectors=["two-sample"])
+    assert any("7 of the" in note for note in found.notes)
+
+
+def test_without_labels_sets_can_only_be_compared(clean: ImageSet, trusted: ImageSet) -> None:
+    found = audit(replace(clean, labels=None), trusted=trusted)
+    assert set(found.findings) == {"two-sample"} and not found.suspicious
+    assert not audit(replace(clean, labels=None)).findings
+
+
+def test_an_excess_that_a_clean_set_may_have_is_no_finding() -> None:
+    right = np.arange(1000) < 600
+    better = np.arange(1000) < 620
+    for margin, significant in ((0.0, True), (0.02, False)):
+        statistic, null = excess(better, right, margin)
+        assert statistic == pytest.approx(0.02)
+        assert (Finding(statistic, null, "").p_value < 0.001) == significant
+
+
+def test_many_looks_are_counted() -> None:
+    once, often = Finding(3.0, (0.0, 1.0), ""), Finding(3.0, (0.0, 1.0), "", looks=40)
+    assert often.p_value == pytest.approx(40 * once.p_value)
+
+
+def test_near_duplicates_are_in_one_half(clean: ImageSet) -> None:
+    again = np.clip(clean.images.astype(int) + 1, 0, 255).astype(np.uint8)
+    ids = tuple(map(str, range(2 * ROWS)))
+    double = ImageSet(np.concatenate([clean.images, again]), ids, np.tile(clean.labels, 2))
+    groups = near_duplicates(double)
+    assert (groups[:ROWS] == groups[ROWS:]).all() and len(np.unique(groups)) > 0.9 * ROWS
+    fold = Evidence(double).fold
+    assert (fold[:ROWS] == fold[ROWS:]).all() and 0.4 < fold.mean() < 0.6
+
+
+def test_ridge_reads_what_is_linear() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 200)
+    features = (np.eye(3)[labels] + rng.normal(0, 0.2, (200, 3))).astype(np.float32)
+    read = ridge(features[:100], labels[:100], features[100:], 3)
+    assert np.allclose(read.sum(1), 1, atol=1e-5) and (read.argmax(1) == labels[100:]).mean() > 0.95
+
+
+def test_scores_join_with_frames_of_others(clean: ImageSet) -> None:
+    found = Audit(2, ("a", "b"), {}, {})
+    assert found.issues() == {"id": ["a", "b"], "is_poison_issue": [False, False], "poison_score": [1.0, 1.0]}
+    assert "<" not in Audit(2, (), {"<b>": Finding(0, (0, 1), "<i>")}, {})._repr_html_().replace("<p>", "")[:2]
