@@ -20,7 +20,7 @@ LEVELS = """
 cli
 report
 bench   jobs
-attacks   defenses
+attacks   defenses   transforms
 purification
 diffusion   classifiers
 data

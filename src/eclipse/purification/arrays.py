@@ -66,7 +66,7 @@ def purify(
     how = purification(preset_of(denoiser.config), denoiser.config, sigma=sigma, steps=steps, sampler=sampler)
     stored = images.cpu().numpy() if isinstance(images, Tensor) else images
     out = np.empty(stored.shape, np.uint8)
-    for rows, part in _purified(stored, names, denoiser, how, seed, resolve_device(device)):
+    for rows, part in purified_parts(stored, names, prepare(denoiser, resolve_device(device)), how, seed):
         out[rows] = part
     return torch.from_numpy(out).to(images.device) if isinstance(images, Tensor) else out
 
@@ -81,8 +81,8 @@ def purify_set(data: ImageSet, denoiser: Denoiser, how: Purification, work: Work
     out, state = np.empty_like(data.images), work.state
     first = saved = _restore(state, out)
     told = kept = time.monotonic()
-    where = resolve_device(work.device)
-    for rows, part in _purified(data.images, data.ids, denoiser, how, work.seed, where, first):
+    ready = prepare(denoiser, resolve_device(work.device))
+    for rows, part in purified_parts(data.images, data.ids, ready, how, work.seed, first):
         out[rows], now = part, time.monotonic()
         if now - kept >= SAVE_EVERY_S:
             state.save(f"purified {saved}", {"images": torch.from_numpy(out[saved : rows.stop])}, {})
@@ -102,16 +102,24 @@ def check_images(data: ImageSet, config: DenoiserConfig) -> None:
     config.check_size(*data.images.shape[2:])
 
 
-def _purified(
-    images: Stored, ids: Sequence[str], denoiser: Denoiser, how: Purification, seed: int, device: str, first: int = 0
+def purified_parts(
+    images: Stored, ids: Sequence[str], ready: Denoiser, how: Purification, seed: int, first: int = 0
 ) -> Iterator[tuple[slice, Stored]]:
     """Yield the rows of (N, C, H, W) from one on, purified, with their places, in bounded memory.
 
     Gray images are purified as three equal planes, of which the rounded mean is kept.
+
+    Args:
+        images: uint8, C = 3 or 1.
+        ids: one a row.
+        ready: the denoiser as ``prepare`` returned it, on its device.
+        how: the purification.
+        seed: of the noise.
+        first: the row to begin with.
     """
-    ready = prepare(denoiser, device)
+    device = next(ready.parameters()).device
     # The network sees groups of this size in any case, so that parts which end anywhere else would cost more.
-    size = group_size(images.shape[2] * images.shape[3], torch.device(device).type)
+    size = group_size(images.shape[2] * images.shape[3], device.type)
     for start in range(first, len(images), size):
         rows = slice(start, min(start + size, len(images)))
         x_t = absorb(ready, as_tensor(to_color(images[rows])), ids[rows], how, seed)
