@@ -250,7 +250,13 @@ def test_named_arguments_are_a_sample() -> None:
     assert np.array_equal(gray(pixels[..., :1]), pixels[..., :1]) and np.array_equal(gray(mask), mask)
     photo = Compensate(p=1, noise=0, image_key="photo")
     assert np.array_equal(photo({"image": mask, "photo": pixels})["photo"], gray(pixels))
-    with pytest.raises(EclipseError, match="a sample and the arguments image; expected one of the two"):
+    parts = gray(pixels, mask)
+    assert np.array_equal(parts[0], gray(pixels)) and parts[1] is mask
+    with pytest.raises(EclipseError, match="0 samples; expected"):
+        gray()
+    with pytest.raises(
+        EclipseError, match="1 samples and the arguments image; expected a sample, or its parts by name"
+    ):
         gray(pixels, image=pixels)
 
 

@@ -17,11 +17,17 @@ _ROUNDING = 1e-3  # how far resizing or half precision may carry a pixel out of 
 _KINDS = "a tensor, an array or a PIL image, alone or in a sample (image, label) or {'image': image, ...}"
 
 
-def called_with(sample: Any, named: Mapping[str, Any]) -> Any:
-    """The sample that a transform was called with: as it is, or in named arguments, as Albumentations does it."""
-    if named and sample is not None:
-        raise EclipseError(f"a sample and the arguments {', '.join(named)}; expected one of the two")
-    return dict(named) if named else sample
+def called_with(given: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """The sample that a transform was called with.
+
+    Args:
+        given: the sample, or its parts one by one, as torchvision's v2 calls its transforms.
+        named: its parts by name instead, as Albumentations does it.
+    """
+    if bool(given) == bool(named):
+        names = f" and the arguments {', '.join(named)}" if named else ""
+        raise EclipseError(f"{len(given)} samples{names}; expected a sample, or its parts by name")
+    return dict(named) if named else given[0] if len(given) == 1 else given
 
 
 def images_of(sample: Any, key: str | None = None) -> tuple[Any, Callable[[Any], Any]]:

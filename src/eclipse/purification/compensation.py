@@ -9,7 +9,7 @@ writes it into the data (as Algorithm 1 words it).
 
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +29,6 @@ Q = 1.0  # noise probability
 
 _LUMA = (0.299, 0.587, 0.114)
 _ROWS = 1024  # of an image set, worked on at once
-
-Sample = TypeVar("Sample")
 
 
 class Compensate(torch.nn.Module):
@@ -62,7 +60,7 @@ class Compensate(torch.nn.Module):
         check_parameters(p, noise, q)
         self.p, self.noise, self.q, self.generator, self.image_key = p, noise, q, generator, image_key
 
-    def forward(self, sample: Sample | None = None, /, **named: Any) -> Sample:
+    def forward(self, *sample: Any, **named: Any) -> Any:
         """Corrupt an image, a batch, or the images of a sample.
 
         It works under ``torch.compile`` as one graph, and under ``torch.func.vmap`` with ``randomness="different"``;
@@ -72,8 +70,8 @@ class Compensate(torch.nn.Module):
             sample: a tensor (B, C, H, W) or (C, H, W), C = 3 or 1, float in [0, 1] or uint8, also a tv_tensor; an
                 array with the channels last, (H, W), (H, W, C) or (B, H, W, C); a PIL image, RGB or L; a list of these;
                 a tuple or list that begins with images, such as (image, label); or a mapping, in which they are found
-                by ``image_key`` or the usual names. One channel is gray as it is.
-            named: a sample in named arguments, ``image=...``, as Albumentations calls its transforms.
+                by ``image_key`` or the usual names; several arguments are one sample. One channel is gray as it is.
+            named: the sample in named arguments instead, ``image=...``, as Albumentations calls its transforms.
 
         Returns:
             The same kind, shape and type, a mapping as a dict; 8-bit results are rounded.
@@ -82,8 +80,7 @@ class Compensate(torch.nn.Module):
             EclipseError: another kind, shape or type, floats out of range, no image in a mapping.
         """
         images, back = images_of(called_with(sample, named), self.image_key)
-        done: Sample = back([self._one(image) for image in images] if isinstance(images, list) else self._one(images))
-        return done
+        return back([self._one(image) for image in images] if isinstance(images, list) else self._one(images))
 
     def extra_repr(self) -> str:
         """The parameters, for ``print(transform)``."""

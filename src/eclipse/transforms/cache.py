@@ -55,7 +55,8 @@ class MemoryCache:
 class FolderCache:
     """In an SQLite file in a folder, as PNG, for any number of processes on one machine.
 
-    SQLite keeps each image whole, whenever a process is killed, and the file below the bound. Each use opens the file
+    SQLite keeps each image whole, whenever a process is killed, and the file below the bound (beside it lies a journal
+    of some MiB while it is written). Each use opens the file
     anew, since a connection must not go into the processes that a DataLoader forks.
     """
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +22,6 @@ from eclipse.errors import EclipseError
 from eclipse.purification.algorithm import prepare, purification
 from eclipse.purification.arrays import purified_parts
 from eclipse.transforms.cache import Cache, FolderCache, MemoryCache
-
-Sample = TypeVar("Sample")
 
 
 class Purify:
@@ -91,17 +89,18 @@ class Purify:
         numbers = ", ".join(f"{name}={value!r}" for name, value in self.how.numbers().items())
         return f"Purify(seed={self.seed}, {numbers}, cache={self.cache!r})"
 
-    def __call__(self, sample: Sample | None = None, /, *, id: Any = None, **named: Any) -> Sample:
+    def __call__(self, *sample: Any, id: Any = None, **named: Any) -> Any:
         """Purify an image, a batch, or the images of a sample.
 
         Args:
             sample: a tensor (B, C, H, W) or (C, H, W), C = 3 or 1, uint8 or float in [0, 1], which is rounded to 8
                 bits, also a tv_tensor; an array with the channels last, (H, W), (H, W, C) or (B, H, W, C); a PIL
                 image, RGB or L; a list of these; a tuple or list that begins with images, such as (image, label); or
-                a mapping, in which they are found by ``image_key`` or the usual names.
+                a mapping, in which they are found by ``image_key`` or the usual names; several arguments are one
+                sample.
             id: what identifies the image in its set, such as its row number or path; a sequence of these for several.
                 By default that of the mapping, or else a digest of the pixels.
-            named: a sample in named arguments, ``image=...``, as Albumentations calls its transforms.
+            named: the sample in named arguments instead, ``image=...``, as Albumentations calls its transforms.
 
         Returns:
             The same kind, shape and type, a mapping as a dict.
@@ -110,7 +109,7 @@ class Purify:
             EclipseError: another kind, shape or type, floats out of range, a size that the denoiser does not take, no
                 image in a mapping, another number of ids than of images.
         """
-        return cast(Sample, self.together([called_with(sample, named)], [id])[0])
+        return self.together([called_with(sample, named)], [id])[0]
 
     def together(self, samples: Sequence[Any], ids: Sequence[Any]) -> list[Any]:
         """Purify samples at once, which is faster for images below 128 pixels; arguments and errors as of a call.
