@@ -189,6 +189,16 @@ def test_what_has_no_room_is_purified_each_time(
         assert (tmp_path / "purified.sqlite").stat().st_size <= 0.09 * 2**20
 
 
+def test_a_damaged_result_is_made_again(denoiser: Denoiser, passes: list[str], tmp_path: Path) -> None:
+    purify, image = Purify(denoiser, cache=tmp_path), torch.from_numpy(IMAGES[0])
+    first = purify(image, id="a")
+    with sqlite3.connect(tmp_path / "purified.sqlite") as db:
+        db.execute("UPDATE images SET png = substr(png, 1, 60)")
+    for _ in range(2):
+        assert torch.equal(purify(image, id="a"), first)
+    assert passes == ["a", "a"]
+
+
 def test_without_room_nothing_is_kept(denoiser: Denoiser, passes: list[str], tmp_path: Path) -> None:
     purify = Purify(denoiser, cache=tmp_path / "none", cache_mib=0)
     for _ in range(2):
