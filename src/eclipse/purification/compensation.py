@@ -63,8 +63,8 @@ class Compensate(torch.nn.Module):
     def forward(self, *sample: Any, **named: Any) -> Any:
         """Corrupt an image, a batch, or the images of a sample.
 
-        It works under ``torch.compile`` as one graph, and under ``torch.func.vmap`` with ``randomness="different"``;
-        in both, it does not see whether floats lie in [0, 1].
+        It works under ``torch.compile`` as one graph, where no generator was given, and under ``torch.func.vmap`` with
+        ``randomness="different"``; neither sees whether floats lie in [0, 1].
 
         Args:
             sample: a tensor (B, C, H, W) or (C, H, W), C = 3 or 1, float in [0, 1] or uint8, also a tv_tensor; an
