@@ -21,7 +21,7 @@ cli
 report
 bench   jobs
 attacks   defenses
-detectors
+detectors   transforms
 purification
 diffusion   classifiers
 data

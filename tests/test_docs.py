@@ -27,7 +27,7 @@ from eclipse.diffusion.trusted import MIN_IMAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-FOLLOWED = [ROOT / "README.md", ROOT / "docs" / "data.md", ROOT / "docs" / "research.md", ROOT / "docs" / "pages.md"]
+FOLLOWED = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("data", "research", "pages", "training"))]
 """The pages that a reader works through, in this order."""
 
 # The reader trains for minutes; here two steps show that the code runs.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from eclipse.purification.arrays import Purifier as Purifier
     from eclipse.purification.arrays import purify as purify
     from eclipse.purification.compensation import Compensate as Compensate
+    from eclipse.transforms.purify import Purify as Purify
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ _HOMES = {
     "ImageSet": "eclipse.data.imageset",
     "NoiseSchedule": "eclipse.diffusion.schedule",
     "Purifier": "eclipse.purification.arrays",
+    "Purify": "eclipse.transforms.purify",
     "load_denoiser": "eclipse.diffusion.checkpoint",
     "open_source": "eclipse.data.source",
     "purify": "eclipse.purification.arrays",

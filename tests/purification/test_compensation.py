@@ -4,7 +4,8 @@ import copy
 import io
 import math
 import pickle
-from typing import Any
+import shutil
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -184,6 +185,107 @@ def test_it_fits_pipelines_workers_and_printing() -> None:
     assert not list(Compensate().parameters())
 
 
+# --- in pipelines -----------------------------------------------------------------------------------------
+
+
+class Kept(Tensor):
+    """A subclass as torchvision's tv_tensors are: what is computed of it is a plain tensor."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+class Labelled(NamedTuple):
+    image: Tensor
+    label: int
+
+
+def as_array(x: Tensor) -> np.ndarray:
+    return x.movedim(0, -1).numpy()
+
+
+def as_planes(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.copy()).movedim(-1, 0)
+
+
+SEEN = {
+    "image and label": (lambda x: (x, 7), lambda sample: sample[0]),
+    "a named tuple": (lambda x: Labelled(x, 7), lambda sample: sample.image),
+    "a collated batch": (lambda x: [x[None], torch.eye(4)], lambda sample: sample[0][0]),
+    "a batch and masks": (lambda x: [x[None], x[None, :1]], lambda sample: sample[0][0]),
+    "a mapping": (lambda x: {"label": 7, "image": x}, lambda sample: sample["image"]),
+    "columns": (lambda x: {"img": [x], "label": [7]}, lambda sample: sample["img"][0]),
+    "a shard": (lambda x: {"__key__": "0/a", "png": x, "cls": 7}, lambda sample: sample["png"]),
+    "a list": (lambda x: [x], lambda sample: sample[0]),
+    "a subclass": (lambda x: x.as_subclass(Kept), lambda sample: sample.as_subclass(Tensor)),
+    "an array": (as_array, as_planes),
+    "a flipped array": (lambda x: as_array(x)[:, ::-1], as_planes),
+    "a batch of arrays": (lambda x: as_array(x)[None], lambda sample: as_planes(sample[0])),
+}
+
+
+@pytest.mark.parametrize("form", SEEN)
+@pytest.mark.parametrize("stored", [True, False])
+def test_the_image_of_a_sample_is_found_and_all_else_stays(form: str, stored: bool) -> None:
+    wrap, image_of = SEEN[form]
+    x = (colors(1)[0] * 255).byte() if stored else colors(1)[0]
+    sample = wrap(x)
+    done = Compensate(p=1, noise=0)(sample)
+    assert type(done) is type(sample)
+    expected = Compensate(p=1, noise=0)(x.flip(-1) if form == "a flipped array" else x)
+    assert torch.equal(image_of(done), expected) and not torch.equal(image_of(done), x)
+    assert torch.equal(image_of(wrap(x)), image_of(sample)), "the input is as it was"
+    if isinstance(sample, tuple | list) and len(sample) > 1:
+        assert done[1] is sample[1]
+    if isinstance(sample, dict):
+        assert list(done) == list(sample) and all(
+            done[name] is sample[name] for name in ("label", "cls") if name in sample
+        )
+
+
+def test_named_arguments_are_a_sample() -> None:
+    gray = Compensate(p=1, noise=0)
+    pixels, mask = np.full((2, 2, 3), [0, 0, 255], np.uint8), np.ones((2, 2), np.uint8)
+    done = gray(image=pixels, mask=mask)
+    assert np.array_equal(done["image"], gray(pixels)) and done["mask"] is mask
+    assert np.array_equal(gray(pixels[..., :1]), pixels[..., :1]) and np.array_equal(gray(mask), mask)
+    photo = Compensate(p=1, noise=0, image_key="photo")
+    assert np.array_equal(photo({"image": mask, "photo": pixels})["photo"], gray(pixels))
+    parts = gray(pixels, mask)
+    assert np.array_equal(parts[0], gray(pixels)) and parts[1] is mask
+    with pytest.raises(EclipseError, match="0 samples; expected"):
+        gray()
+    with pytest.raises(
+        EclipseError, match="1 samples and the arguments image; expected a sample, or its parts by name"
+    ):
+        gray(pixels, image=pixels)
+
+
+def test_vmap_treats_each_image_for_itself() -> None:
+    x = colors(400)
+    y = torch.func.vmap(Compensate(p=0.5, noise=0), randomness="different")(x)
+    assert within_binomial_bounds(float(is_gray(y).float().mean()), 0.5, 400)
+    assert torch.equal(y[~is_gray(y)], x[~is_gray(y)])
+    noise = torch.func.vmap(Compensate(p=0, noise=0.05, q=1), randomness="different")(x) - x
+    assert noise.std().item() == pytest.approx(0.05, rel=0.02) and not torch.equal(noise[0], noise[1])
+
+
+COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="torch's inductor needs a C++ compiler")
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, COMPILER])])
+@pytest.mark.parametrize("stored", [True, False])
+def test_it_compiles_to_one_graph(backend: str, stored: bool) -> None:
+    torch.compiler.reset()
+    x = (colors(400) * 255).byte() if stored else colors(400)
+    compiled = torch.compile(Compensate(p=0.5, noise=0), fullgraph=True, backend=backend)
+    labels = torch.arange(400)
+    for done in (compiled(x), compiled((x, labels))[0], compiled({"image": x, "label": labels})["image"]):
+        gray = is_gray(done)
+        assert within_binomial_bounds(float(gray.float().mean()), 0.5, 400)
+        assert torch.equal(done[~gray], x[~gray])
+        assert (done[gray].float() - Compensate(p=1, noise=0)(x)[gray].float()).abs().max() <= (1 if stored else 1e-6)
+
+
 # --- once -------------------------------------------------------------------------------------------------
 
 
@@ -268,8 +370,11 @@ def test_impossible_parameters_are_refused_in_both_modes(p: Any, noise: Any, wor
         (torch.zeros(3, 4, 4, dtype=torch.int64), "torch.int64; expected float in .* or uint8"),
         (Image.new("RGBA", (4, 4)), "mode RGBA; expected RGB or L"),
         (Image.new("P", (4, 4)), "mode P; expected RGB or L"),
-        (np.zeros((3, 4, 4), np.uint8), "a ndarray; expected a tensor, or one PIL image at a time"),
-        ([Image.new("RGB", (4, 4))], "a list; expected a tensor, or one PIL image at a time"),
+        (np.zeros((3, 4, 4), np.uint8), r"an array of shape \(3, 4, 4\); .* torch.from_numpy where the channels"),
+        (np.zeros((4, 4, 3), int), "torch.int64; expected float in .* or uint8"),
+        ("photo.png", "images are a str; expected a tensor, an array or a PIL image"),
+        ({"pixels": torch.zeros(3, 4, 4), "label": 1}, "a sample of pixels, label; .* name it with image_key"),
+        (None, "images are a NoneType"),
     ],
 )
 def test_pixels_that_are_not_images_in_range_are_refused(x: object, words: str) -> None:

@@ -129,6 +129,14 @@ def denoise(denoiser: Denoiser, x: Tensor, ids: Sequence[str], how: Purification
     return images
 
 
+def check_ids(ids: Sequence[str], count: int) -> None:
+    """Refuse ids that are not one text for each of so many images."""
+    if len(ids) != count:
+        raise EclipseError(f"{len(ids)} ids for {count} images; expected one id per image")
+    if not all(isinstance(id, str) for id in ids):
+        raise EclipseError("ids that are no text; expected one text per image: use str() on numbers")
+
+
 def _filled(images: Tensor, size: int) -> Tensor:
     """Fill a group up with copies of its last one."""
     return images if len(images) == size else images[torch.arange(size).clamp(max=len(images) - 1)]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,17 +18,20 @@ from eclipse.diffusion.presets import preset_of
 from eclipse.diffusion.training import Images
 from eclipse.diffusion.trusted import train_denoiser
 from eclipse.errors import EclipseError
-from eclipse.purification.algorithm import Purification, absorb, denoise, group_size, prepare, purification
+from eclipse.purification.algorithm import Purification, absorb, check_ids, denoise, group_size, prepare, purification
+from eclipse.purification.stream import Treatment
+from eclipse.purification.table import is_table, purify_table
 from eclipse.runs.state import TELL_EVERY_S, State, Work
 
 SAVE_EVERY_S = 30.0  # what a kill may cost, as with the training of a denoiser
 
 Pixels = TypeVar("Pixels", Stored, Tensor)
+Some = TypeVar("Some")
 Data = TypeVar("Data", ImageSet, Stored, Tensor)
 
 
 def purify(
-    images: Pixels,
+    images: Some,
     denoiser: Denoiser | None = None,
     *,
     sigma: float | None = None,
@@ -36,12 +39,14 @@ def purify(
     sampler: str | None = None,
     seed: int = 0,
     ids: Sequence[str] | None = None,
+    image_column: str | None = None,
     device: str = "auto",
-) -> Pixels:
-    """Purify images in memory.
+) -> Some:
+    """Purify images in memory, or those of a ``datasets.Dataset``, in memory or not.
 
     Args:
-        images: uint8, (N, 3, H, W) or, gray, (N, 1, H, W), as a NumPy array or a torch tensor.
+        images: uint8, (N, 3, H, W) or, gray, (N, 1, H, W), as a NumPy array or a torch tensor; or a Dataset with a
+            column of images of any sizes.
         denoiser: from ``train_denoiser`` or ``load_denoiser``, which stays as it is; by default the general one that
             comes with the package.
         sigma: noise level t* as a standard deviation on the [0, 1] scale (32 / 255); the preset's by default.
@@ -49,24 +54,39 @@ def purify(
         sampler: a name in ``samplers.SAMPLERS``; the preset's by default.
         seed: decides the noise, together with the ids.
         ids: one stable identity a row; by default the row number.
+        image_column: of a Dataset, the column with the images; found by its type when not given.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
-        The same kind and shape, uint8, in the same order; a tensor on the device that it came from.
+        The same kind and shape, uint8, in the same order; a tensor on the device that it came from. Of a Dataset one
+        of the same features and rows, with the bytes that ``eclipse purify`` gives for it saved as Parquet; it lies on
+        disk, in the cache of ``datasets``, so that memory is bounded.
 
     Raises:
-        EclipseError: wrong type or shape, a level or size that the denoiser was not made for.
+        EclipseError: wrong type or shape, a level or size that the denoiser was not made for; of a Dataset, no column
+            with images, or one that cannot be read.
     """
-    check_array(images, also=(Tensor,))
+    of_table = is_table(images)
+    if not of_table:
+        check_array(images, also=(Tensor,))
     denoiser = load_denoiser() if denoiser is None else denoiser
     check_denoiser(denoiser)
+    how = purification(preset_of(denoiser.config), denoiser.config, sigma=sigma, steps=steps, sampler=sampler)
+    where = resolve_device(device)
+    if of_table:
+        return cast(Some, purify_table(images, denoiser, Treatment(how, seed, where), ids, image_column))
+    return cast(Some, _purify_pixels(cast(Any, images), ids, denoiser, how, seed, where))
+
+
+def _purify_pixels(
+    images: Pixels, ids: Sequence[str] | None, denoiser: Denoiser, how: Purification, seed: int, device: str
+) -> Pixels:
     names = [str(i) for i in range(len(images))] if ids is None else ids
     _check(images, names)
     denoiser.config.check_size(*images.shape[2:])
-    how = purification(preset_of(denoiser.config), denoiser.config, sigma=sigma, steps=steps, sampler=sampler)
     stored = images.cpu().numpy() if isinstance(images, Tensor) else images
     out = np.empty(stored.shape, np.uint8)
-    for rows, part in _purified(stored, names, denoiser, how, seed, resolve_device(device)):
+    for rows, part in purified_parts(stored, names, prepare(denoiser, device), how, seed):
         out[rows] = part
     return torch.from_numpy(out).to(images.device) if isinstance(images, Tensor) else out
 
@@ -81,8 +101,8 @@ def purify_set(data: ImageSet, denoiser: Denoiser, how: Purification, work: Work
     out, state = np.empty_like(data.images), work.state
     first = saved = _restore(state, out)
     told = kept = time.monotonic()
-    where = resolve_device(work.device)
-    for rows, part in _purified(data.images, data.ids, denoiser, how, work.seed, where, first):
+    ready = prepare(denoiser, resolve_device(work.device))
+    for rows, part in purified_parts(data.images, data.ids, ready, how, work.seed, first):
         out[rows], now = part, time.monotonic()
         if now - kept >= SAVE_EVERY_S:
             state.save(f"purified {saved}", {"images": torch.from_numpy(out[saved : rows.stop])}, {})
@@ -102,16 +122,24 @@ def check_images(data: ImageSet, config: DenoiserConfig) -> None:
     config.check_size(*data.images.shape[2:])
 
 
-def _purified(
-    images: Stored, ids: Sequence[str], denoiser: Denoiser, how: Purification, seed: int, device: str, first: int = 0
+def purified_parts(
+    images: Stored, ids: Sequence[str], ready: Denoiser, how: Purification, seed: int, first: int = 0
 ) -> Iterator[tuple[slice, Stored]]:
     """Yield the rows of (N, C, H, W) from one on, purified, with their places, in bounded memory.
 
     Gray images are purified as three equal planes, of which the rounded mean is kept.
+
+    Args:
+        images: uint8, C = 3 or 1.
+        ids: one a row.
+        ready: the denoiser as ``prepare`` returned it, on its device.
+        how: the purification.
+        seed: of the noise.
+        first: the row to begin with.
     """
-    ready = prepare(denoiser, device)
+    device = next(ready.parameters()).device
     # The network sees groups of this size in any case, so that parts which end anywhere else would cost more.
-    size = group_size(images.shape[2] * images.shape[3], torch.device(device).type)
+    size = group_size(images.shape[2] * images.shape[3], device.type)
     for start in range(first, len(images), size):
         rows = slice(start, min(start + size, len(images)))
         x_t = absorb(ready, as_tensor(to_color(images[rows])), ids[rows], how, seed)
@@ -125,10 +153,7 @@ def _check(images: NDArray[np.uint8] | Tensor, ids: Sequence[str]) -> None:
         raise EclipseError(
             f"images are {images.dtype} of shape {tuple(images.shape)}; expected uint8 (N, 3, H, W), or (N, 1, H, W)"
         )
-    if len(ids) != len(images):
-        raise EclipseError(f"{len(ids)} ids for {len(images)} images; expected one id per image")
-    if not all(isinstance(id, str) for id in ids):
-        raise EclipseError("ids that are no text; expected one text per image: use str() on numbers")
+    check_ids(ids, len(images))
 
 
 def _restore(state: State, out: Stored) -> int:

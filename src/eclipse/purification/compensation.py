@@ -9,16 +9,16 @@ writes it into the data (as Algorithm 1 words it).
 
 from collections.abc import Sequence
 from numbers import Real
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from eclipse.compute.randomness import stream
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import quantize, to_unit
+from eclipse.data.sample import called_with, images_of, opened
 from eclipse.diffusion.presets import FAST
 from eclipse.errors import EclipseError
 
@@ -29,9 +29,6 @@ Q = 1.0  # noise probability
 
 _LUMA = (0.299, 0.587, 0.114)
 _ROWS = 1024  # of an image set, worked on at once
-_ROUNDING = 1e-3  # how far resizing or half precision may carry a pixel out of [0, 1]
-
-Pixels = TypeVar("Pixels", Tensor, Image.Image)
 
 
 class Compensate(torch.nn.Module):
@@ -47,6 +44,7 @@ class Compensate(torch.nn.Module):
         q: probability of the noise of each image.
         generator: source of the randomness, on the device of the images; None is torch's global one, which
             differs between the workers of a DataLoader while a given generator does not.
+        image_key: of the images in a mapping; by default ``image`` or another usual name.
     """
 
     def __init__(
@@ -56,48 +54,48 @@ class Compensate(torch.nn.Module):
         q: float = FAST.q,
         *,
         generator: torch.Generator | None = None,
+        image_key: str | None = None,
     ) -> None:
         super().__init__()
         check_parameters(p, noise, q)
-        self.p, self.noise, self.q, self.generator = p, noise, q, generator
+        self.p, self.noise, self.q, self.generator, self.image_key = p, noise, q, generator, image_key
 
-    def forward(self, x: Pixels) -> Pixels:
-        """Corrupt an image or a batch.
+    def forward(self, *sample: Any, **named: Any) -> Any:
+        """Corrupt an image, a batch, or the images of a sample.
+
+        It works under ``torch.compile`` as one graph, where no generator was given, and under ``torch.func.vmap`` with
+        ``randomness="different"``; neither sees whether floats lie in [0, 1].
 
         Args:
-            x: (B, C, H, W) or (C, H, W), C = 3 or 1, float in [0, 1] or uint8; or a PIL image, RGB or L. One
-                channel is gray as it is.
+            sample: a tensor (B, C, H, W) or (C, H, W), C = 3 or 1, float in [0, 1] or uint8, also a tv_tensor; an
+                array with the channels last, (H, W), (H, W, C) or (B, H, W, C); a PIL image, RGB or L; a list of these;
+                a tuple or list that begins with images, such as (image, label); or a mapping, in which they are found
+                by ``image_key`` or the usual names; several arguments are one sample. One channel is gray as it is.
+            named: the sample in named arguments instead, ``image=...``, as Albumentations calls its transforms.
 
         Returns:
-            The same kind, shape and type; 8-bit results are rounded.
+            The same kind, shape and type, a mapping as a dict; 8-bit results are rounded.
+
+        Raises:
+            EclipseError: another kind, shape or type, floats out of range, no image in a mapping.
         """
-        if isinstance(x, Image.Image):
-            return self._pil(x)
-        if not isinstance(x, Tensor):
-            raise EclipseError(f"images are a {type(x).__name__}; expected a tensor, or one PIL image at a time")
-        if x.dtype == torch.uint8:
-            return quantize(self._corrupt(to_unit(x)))
-        _check_unit(x)
-        return self._corrupt(x)
+        images, back = images_of(called_with(sample, named), self.image_key)
+        return back([self._one(image) for image in images] if isinstance(images, list) else self._one(images))
 
     def extra_repr(self) -> str:
         """The parameters, for ``print(transform)``."""
         return f"p={self.p}, noise={self.noise}, q={self.q}"
 
+    def _one(self, image: Any) -> Any:
+        x, back = opened(image)
+        return back(quantize(self._corrupt(to_unit(x))) if x.dtype == torch.uint8 else self._corrupt(x))
+
     def _corrupt(self, x: Tensor) -> Tensor:
-        _check_shape(x.shape)
         batch = x if x.ndim == 4 else x.unsqueeze(0)
         gray, noisy = torch.rand(2, len(batch), generator=self.generator, device=x.device)
         drawn = torch.randn(batch.shape, generator=self.generator, device=x.device, dtype=x.dtype)
         strength = self.noise * (noisy < self.q).to(x.dtype)
         return corrupt(batch, gray < self.p, strength.view(-1, 1, 1, 1) * drawn).reshape(x.shape)
-
-    def _pil(self, image: Image.Image) -> Image.Image:
-        if image.mode not in ("RGB", "L"):
-            raise EclipseError(f"a PIL image of mode {image.mode}; expected RGB or L, so convert('RGB') it first")
-        x = torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1)
-        pixels = quantize(self._corrupt(to_unit(x))).permute(1, 2, 0).contiguous().numpy()
-        return Image.fromarray(pixels if image.mode == "RGB" else pixels[:, :, 0])
 
 
 def once(
@@ -105,7 +103,8 @@ def once(
 ) -> ImageSet:
     """Write the corruption into the data; what an image gets depends on (seed, id) alone."""
     check_parameters(p, noise, q)
-    _check_shape(images.images.shape)
+    if images.images.shape[1] not in (1, 3):
+        raise EclipseError(f"images of shape {images.images.shape}; expected (B, C, H, W) with C = 3 or 1")
     out = np.empty_like(images.images)
     for start in range(0, len(images), _ROWS):
         rows = slice(start, start + _ROWS)
@@ -158,18 +157,3 @@ def check_parameters(p: float, noise: float, q: float = Q) -> None:
         )
     if not noise >= 0:
         raise EclipseError(f"noise {noise:g}; expected 0 or more and below 1 (the paper uses 0.05)")
-
-
-def _check_shape(shape: Sequence[int]) -> None:
-    if len(shape) not in (3, 4) or shape[-3] not in (1, 3):
-        raise EclipseError(f"images of shape {tuple(shape)}; expected (B, C, H, W) or (C, H, W) with C = 3 or 1")
-
-
-def _check_unit(x: Tensor) -> None:
-    if not x.is_floating_point():
-        raise EclipseError(f"images of type {x.dtype}; expected float in [0, 1] or uint8")
-    low, high = (v.item() for v in x.detach().aminmax())
-    if low < -_ROUNDING or high > 1 + _ROUNDING:
-        raise EclipseError(
-            f"pixels from {low:.3g} to {high:.3g}; expected float in [0, 1], so compensate before normalizing"
-        )

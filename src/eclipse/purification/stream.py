@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -24,6 +24,7 @@ from eclipse.purification.compensation import once
 from eclipse.purification.room import Room
 from eclipse.purification.shards import Item, Shards, Writer, digest_of
 
+BATCH = 256  # images read at a time
 BATCH_PIXELS = 1 << 22  # noised at a time: 4 million pixels are 50 MB as float32
 
 T = TypeVar("T")
@@ -91,7 +92,7 @@ def purify_rows(
     treatment: Treatment,
     shards: Shards,
     *,
-    batch: int = 256,
+    batch: int = BATCH,
     tell: Callable[[Progress], None] = lambda progress: None,
 ) -> None:
     """Purify a data set of any size into shards, going on after the rows that are in these.
@@ -122,6 +123,18 @@ def purify_rows(
             del absorbed, finished
             room.leave(pixels)
             tell(Progress(done, len(source), (done - resumed) / (now - began), busy / (now - began)))
+
+
+def purified_rows(rows: Iterable[Row], ready: Denoiser, treatment: Treatment) -> Iterator[Item]:
+    """Rows, purified one batch after the other, with the bytes of ``purify_rows`` but nothing kept and no threads.
+
+    Args:
+        rows: in order.
+        ready: the denoiser as ``prepare`` returned it.
+        treatment: decides the bytes.
+    """
+    for items in _batches(iter(rows), BATCH, treatment.skip_bad):
+        yield from _denoised(ready, _Batch(0, items, _noised(ready, treatment, items)), treatment)
 
 
 def check_first(source: Source, config: DenoiserConfig, skip_bad: bool) -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from eclipse.errors import EclipseError, is_utf8, unknown
 from eclipse.runs.files import parse_json
 
-_IMAGE_NAMES = ("image", "img", "picture", "jpg", "png")
+IMAGE_NAMES = ("image", "img", "picture", "jpg", "png")
 _LABEL_NAMES = ("label", "labels", "fine_label")
 
 
@@ -166,7 +166,7 @@ def find_image_column(schema: Any, wanted: str | None, path: Path) -> str:
         _require_column(schema, wanted, structs + binaries, "encoded images", path)
         return wanted
     candidates = structs or binaries
-    preferred = [name for name in _IMAGE_NAMES if name in candidates]
+    preferred = [name for name in IMAGE_NAMES if name in candidates]
     if len(candidates) == 1 or preferred:
         return preferred[0] if preferred else candidates[0]
     listed = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
