@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from general import reduced
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,18 +22,8 @@ from eclipse.diffusion.checkpoint import load_denoiser
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.process import q_sample
 
+BICUBIC = Image.Resampling.BICUBIC
 LEVELS = (6.4, 12.0, 21.6, 32.0)
-
-
-def reduced(image: NDArray[np.uint8], side: int | None) -> NDArray[np.uint8] | None:
-    """The image (3, H, W) with that shorter side, None where it would have to grow."""
-    if side is None:
-        return image
-    if min(image.shape[1:]) < side:
-        return None
-    scale = side / min(image.shape[1:])
-    size = round(image.shape[2] * scale), round(image.shape[1] * scale)
-    return np.asarray(Image.fromarray(image.transpose(1, 2, 0)).resize(size)).transpose(2, 0, 1)
 
 
 @torch.inference_mode()
@@ -66,7 +57,9 @@ def main() -> None:
         )
         every = [row.picture().rgb for row in open_source(spec).rows()]
         for side in sides:
-            images = [image for whole in every if (image := reduced(whole, side)) is not None]
+            images = (
+                every if side is None else [x for whole in every if (x := reduced(whole, side, BICUBIC)) is not None]
+            )
             for level in LEVELS:
                 errors = " | ".join(f"{error(denoiser, images, level):.2f}" for denoiser in denoisers.values())
                 print(

@@ -27,18 +27,19 @@ SIDES = (32, 40, 48, 64, 96, 128, 192, 288)
 FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.BOX, Image.Resampling.LANCZOS)
 
 
+def reduced(image: NDArray[np.uint8], side: int, how: Image.Resampling) -> NDArray[np.uint8] | None:
+    """The image (3, H, W) with that shorter side, None where it would have to grow."""
+    shorter = min(image.shape[1:])
+    if shorter < side:
+        return None
+    height, width = (round(length * side / shorter) for length in image.shape[1:])
+    return np.asarray(Image.fromarray(image.transpose(1, 2, 0)).resize((width, height), how)).transpose(2, 0, 1)
+
+
 def copies(photograph: NDArray[np.uint8], number: int) -> list[NDArray[np.uint8]]:
     """A photograph (3, H, W) at every scale that it has, and the mirror image of each."""
-    whole = Image.fromarray(photograph.transpose(1, 2, 0))
-    found = []
-    for place, side in enumerate(SIDES):
-        scale = side / min(whole.size)
-        if scale > 1:
-            break
-        size = (max(side, round(whole.width * scale)), max(side, round(whole.height * scale)))
-        small = np.asarray(whole.resize(size, FILTERS[(number + place) % len(FILTERS)])).transpose(2, 0, 1)
-        found += [small, small[:, :, ::-1]]
-    return found
+    scales = (reduced(photograph, side, FILTERS[(number + i) % len(FILTERS)]) for i, side in enumerate(SIDES))
+    return [copy for small in scales if small is not None for copy in (small, small[:, :, ::-1])]
 
 
 def main() -> None:

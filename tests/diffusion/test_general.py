@@ -1,10 +1,12 @@
 """The denoiser that comes with the package, and trainings that start from it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from kit.commands import write_images
 from kit.tiny import CONFIG
 
 import eclipse
@@ -12,6 +14,8 @@ from eclipse.diffusion.checkpoint import GENERAL, WEIGHTS, load_denoiser
 from eclipse.diffusion.presets import FAST, PAPER, PRESETS
 from eclipse.diffusion.trusted import general_fingerprint, plan_denoiser, train_denoiser
 from eclipse.errors import EclipseError
+from eclipse.jobs.denoiser import denoiser_job
+from eclipse.jobs.purify import purify_job
 
 
 def smooth(count: int, side: int, seed: int = 0) -> np.ndarray:
@@ -47,13 +51,23 @@ def test_general_is_the_default_where_it_fits() -> None:
     tuned, cold = plan_denoiser(FAST), plan_denoiser(FAST, start="nothing")
     assert (tuned.start, tuned.training) == ("general", FAST.tuning)
     assert (cold.start, cold.training) == ("nothing", FAST.training)
-    assert [tuned.training_on(images).iterations for images in (64, 10_000)] == [100, FAST.tuning.iterations]
-    assert cold.training_on(64) == FAST.training
-    assert plan_denoiser(FAST, iterations=7).training_on(50).iterations == 7
+    assert [tuned.on(images).training.iterations for images in (64, 10_000)] == [100, FAST.tuning.iterations]
+    assert cold.on(64) == cold
+    assert plan_denoiser(FAST, iterations=7).on(50).training.iterations == 7
     assert tuned.numbers()["general"] == general_fingerprint()
     assert plan_denoiser(FAST, iterations=7).training == replace(tuned.training, iterations=7)
     assert plan_denoiser(PAPER).start == plan_denoiser(FAST, sigma=60 / 255).start == "nothing"
     assert plan_denoiser(replace(FAST, denoiser=CONFIG)).start == "nothing"
+
+
+def test_a_job_tells_how_many_steps_few_trusted_images_get(tmp_path: Path) -> None:
+    images, trusted = (str(write_images(tmp_path / name, count)) for name, count in (("images", 4), ("trusted", 64)))
+    for given, iterations in ((None, 100), (7, 7)):
+        purification = purify_job(images, tmp_path / "out", trusted=trusted, iterations=given)
+        training = denoiser_job(trusted, tmp_path / "denoiser", iterations=given)
+        for told in (purification.settings["training"], purification.in_words()["training"]):
+            assert told["iterations"] == iterations
+        assert training.settings["iterations"] == training.in_words()["iterations"] == iterations
 
 
 @pytest.mark.parametrize(

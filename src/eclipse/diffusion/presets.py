@@ -91,7 +91,9 @@ FAST = Preset(
     ),
     training=Training(iterations=3000, batch=16, lr=2e-3, decay=True, ema=0.995, copies=4, crop=32),
     tuning=Training(iterations=600, batch=16, lr=1e-3, decay=True, ema=0.99, copies=4, crop=32),
-    sigma=32 / 255,  # less leaves more of TAP, SEP and ADP, more costs the others as much (docs/log)
+    # Less leaves more of TAP, SEP and ADP, more costs the others as much (docs/log). Nothing speaks for less on larger
+    # images (docs/photographs.md).
+    sigma=32 / 255,
     steps=1,
     sampler="one-step",
     p=0.7,

@@ -36,13 +36,15 @@ OnStep: TypeAlias = Callable[[TrainStep], None]
 class Planned:
     """A denoiser that is to be trained: what decides its weights, but for the trusted images and the seed.
 
+    How many images there will be is not known to all that plan one: ``on`` resolves the training for them.
+
     Attributes:
         preset: which its numbers are of.
         start: ``general``, from the denoiser that comes with the package, or ``nothing``, as in the paper.
         config: of the denoiser; its levels reach up to the one that it must serve.
-        training: with as many iterations as asked for.
+        training: with as many iterations as asked for, or as ``on`` has found.
         minutes: a time budget in place of the iterations.
-        visits: how often the training may visit an image; fewer images get fewer iterations. None for any number.
+        visits: how often the training may visit an image; None for any number.
     """
 
     preset: Preset
@@ -52,12 +54,12 @@ class Planned:
     minutes: float | None
     visits: int | None
 
-    def training_on(self, images: int) -> Training:
-        """The training on that many trusted images."""
+    def on(self, images: int) -> "Planned":
+        """The same for that many trusted images: few get fewer iterations."""
         if self.visits is None:
-            return self.training
+            return self
         enough = math.ceil(self.visits * images / self.training.batch)
-        return replace(self.training, iterations=min(self.training.iterations, enough))
+        return replace(self, training=replace(self.training, iterations=min(self.training.iterations, enough)))
 
     def settings(self) -> dict[str, Any]:
         """All of it, as options name it."""
@@ -223,12 +225,13 @@ def train_denoiser(
         EclipseError: too few images, wrong sizes, an unknown preset, numbers that cannot be.
     """
     planned = plan_denoiser(get_preset(preset), start=start, iterations=iterations, minutes=minutes, sigma=sigma)
-    return trained(planned, check_trusted(images, planned.config), Work(seed, resolve_device(device)), on_step)
+    trusted = check_trusted(images, planned.config)
+    return trained(planned.on(len(images)), trusted, Work(seed, resolve_device(device)), on_step)
 
 
 def trained(planned: Planned, trusted: Trusted, work: Work, on_step: OnStep) -> Denoiser:
-    """Train a denoiser; the work's state keeps what is done."""
-    training, dtype = planned.training_on(len(trusted.images)), compute_dtype(work.device)[0]
+    """Train a denoiser, planned for as many images; the work's state keeps what is done."""
+    training, dtype = planned.training, compute_dtype(work.device)[0]
     with seeded(work.seed, "weights"):
         denoiser = planned.built()
     for last in train(denoiser, trusted.images, training, work, dtype=dtype, minutes=planned.minutes):
@@ -268,7 +271,7 @@ def denoiser_in(
 
     Args:
         folder: of the denoiser.
-        planned: the denoiser.
+        planned: the denoiser, for as many images.
         trusted: the images.
         work: seed and device of the training; what is done is kept beside the folder.
         on_step: called after every optimizer step.
@@ -302,7 +305,8 @@ def shared_denoiser(planned: Planned, trusted: Trusted, work: Work) -> Denoiser:
     decides its weights. A killed training goes on; where another process is at it, wait. With neither it stays in
     memory. The state is told the progress.
     """
-    state, told = work.state, _Told(work.state, planned.training_on(len(trusted.images)).iterations)
+    planned = planned.on(len(trusted.images))
+    state, told = work.state, _Told(work.state, planned.training.iterations)
     place = state.shared or state.folder
     if place is None:
         return trained(planned, trusted, work, told)

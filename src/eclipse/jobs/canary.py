@@ -117,9 +117,8 @@ def measure(denoiser: Denoiser, how: Purification, images: ImageSet, device: str
     left = {}
     for name, perturb in PERTURBATIONS.items():
         perturbed = perturb(images)
-        change = perturbed.images.astype(np.float64) - images.images
-        kept = _purified(ready, how, perturbed, device).astype(np.float64) - purified
-        left[name] = round(float((kept * change).sum() / max((change**2).sum(), 1.0)), 3)
+        kept = _purified(ready, how, perturbed, device)
+        left[name] = round(share_left(images.images, perturbed.images, purified, kept), 3)
     found = _psnr(images.images, purified)
     gain = error = None
     if (general := _general_psnr(denoiser, how, images, device)) is not None:
@@ -127,6 +126,21 @@ def measure(denoiser: Denoiser, how: Purification, images: ImageSet, device: str
         gain, error = round(float(gains.mean()), 3), round(float(gains.std() / math.sqrt(len(gains))), 3)
     tuned = denoiser.config.trained.get("start") == "general"
     return Canary(left, round(float(found.mean()), 2), gain, error, tuned)
+
+
+def share_left(
+    images: NDArray[np.uint8], perturbed: NDArray[np.uint8], purified: NDArray[np.uint8], kept: NDArray[np.uint8]
+) -> float:
+    """The slope of what purification kept of a change on the change: 1 is all of it, 0 none.
+
+    Args:
+        images: (N, C, H, W), as all others.
+        perturbed: the same with the change.
+        purified: of the images.
+        kept: of the perturbed images, purified with the same noise.
+    """
+    change = perturbed.astype(np.float64) - images
+    return float(((kept.astype(np.float64) - purified) * change).sum() / max((change**2).sum(), 1.0))
 
 
 def _purified(ready: Denoiser, how: Purification, images: ImageSet, device: str) -> NDArray[np.uint8]:

@@ -33,8 +33,8 @@ def first_images(source: Source, count: int) -> list[Image]:
         return []
 
 
-def training_cost(planned: Planned, images: Images, count: int, device: str) -> str | None:
-    """The minutes of a training on ``count`` images such as these; None for no such images, which the work says."""
+def training_cost(planned: Planned, images: Images, device: str) -> str | None:
+    """The minutes of a training on images such as these; None for no such images, which the work says."""
     if planned.minutes is not None:
         return f"{planned.minutes:g} minutes, as asked for"
     few = [to_color(image) for image in images[: planned.training.batch]]
@@ -50,7 +50,7 @@ def training_cost(planned: Planned, images: Images, count: int, device: str) -> 
     with seeded(0, "cost", device=device):
         denoiser = build_denoiser(planned.config)
         a_second = _images_per_s(step, planned.training.batch)
-    steps = planned.training_on(count).iterations
+    steps = planned.training.iterations
     return _told(steps * planned.training.batch / a_second / 60, a_second / planned.training.batch, "steps", steps)
 
 

@@ -69,7 +69,7 @@ class TrainDenoiser(Job):
 
     def estimate(self) -> Mapping[str, Any]:
         """The minutes of the training."""
-        return {"training": training_cost(self.planned, self.trusted.images, len(self.trusted.images), self.device)}
+        return {"training": training_cost(self.planned, self.trusted.images, self.device)}
 
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Train."""
@@ -105,4 +105,4 @@ def denoiser_job(
     planned = plan_denoiser(get_preset(preset), start=start, iterations=iterations, minutes=minutes, sigma=level)
     source = open_source(clean, image_column=image_column)
     trusted = check_trusted(load_pictures(source), planned.config)
-    return TrainDenoiser(source, trusted, out, planned, seed, where)
+    return TrainDenoiser(source, trusted, out, planned.on(len(source)), seed, where)

@@ -165,7 +165,7 @@ class Purify(Job):
             assert self.trusted is not None and self.planned is not None
             if not self.denoiser.exists():
                 images = first_images(self.trusted, self.planned.training.batch)
-                found["denoiser"] = training_cost(self.planned, images, len(self.trusted), self.treatment.device)
+                found["denoiser"] = training_cost(self.planned, images, self.treatment.device)
             with seeded(0, "cost"):
                 denoiser = build_denoiser(self.planned.config)
         found["purification"] = purification_cost(self.source, denoiser, self.treatment)
@@ -306,6 +306,7 @@ def purify_job(
     chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
     corruption = chosen.p, chosen.noise, chosen.q
     check_parameters(*corruption)
+    opened = None if trusted is None else _open_trusted(trusted, image_column, out, max_side)
     return Purify(
         source,
         out,
@@ -314,8 +315,8 @@ def purify_job(
         chosen,
         compensate,
         ready,
-        None if trusted is None else _open_trusted(trusted, image_column, out, max_side),
-        planned,
+        opened,
+        planned.on(len(opened)) if planned is not None and opened is not None else None,
         denoiser or (GENERAL if trusted is None else out.with_name(out.name + ".denoiser")),
         batch,
         {
