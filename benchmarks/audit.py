@@ -29,7 +29,7 @@ from eclipse.purification.arrays import purify
 from eclipse.runs.state import Work
 
 ROOT = Path(__file__).parent / "results"
-ROWS = 6_000
+ROWS = 5_000
 SHARES = (1.0, 0.5, 0.2)
 SEEDS = (0, 1)
 ONE_CLASS = 3
@@ -159,7 +159,7 @@ def clean_cases(data: Data) -> Iterator[Case]:
     yield case("lossless, trusted JPEG", lambda: data(f"{lossless}[:4000]"))
     yield case("JPEG, trusted lossless", lambda: part(0, ROWS), f"{lossless}[4000:5000]")
     yield case("lossless, trusted lossless", lambda: data(f"{lossless}[:4000]"), f"{lossless}[4000:5000]")
-    yield case("test images", lambda: data("test.parquet[:6000]"))
+    yield case("test images", lambda: data("test.parquet[:5000]"))
     yield from (case(f"classes {pair}", lambda p=pair: classes(*p)) for pair in _CLASSES)
     yield from (case(f"unbalanced {ratio}:1", lambda r=ratio: unbalanced(r)) for ratio in (10, 100))
     yield from (case(f"{share:.0%} wrong labels", lambda s=share: wrong(s)) for share in (0.2, 0.4))
@@ -171,7 +171,7 @@ def clean_cases(data: Data) -> Iterator[Case]:
     yield case("digits", digits)
 
 
-_PARTS = [(0, 6_000), (10_000, 6_000), (20_000, 6_000), (0, 3_000), (6_000, 3_000), (9_000, 2_000), (12_000, 1_000)]
+_PARTS = [(0, 5_000), (10_000, 5_000), (20_000, 5_000), (0, 3_000), (6_000, 3_000), (9_000, 2_000), (12_000, 1_000)]
 _PARTS += [(13_000, 1_000), (14_000, 500), (15_000, 250)]
 _CLASSES = [(0, 1), (3, 5), (2, 6), (0, 8), (0, 1, 2, 3, 4), (5, 6, 7, 8, 9)]
 

@@ -30,7 +30,7 @@ def audit(
     trusted: Annotated[str | None, typer.Option(help="clean images that are not in DATASET")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the result; must not exist")] = None,
     rows: Annotated[
-        int | None, typer.Option(help="rows to look at", min=200, show_default="6,000 of 32x32, fewer larger ones")
+        int | None, typer.Option(help="rows to look at", min=200, show_default="5,000 of 32x32, fewer larger ones")
     ] = None,
     max_side: Annotated[
         int | None, typer.Option(help="first reduce images whose longer side has more pixels", metavar="N")

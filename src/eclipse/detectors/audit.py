@@ -19,7 +19,7 @@ LEVEL = 0.01
 """The share of clean sets that all detectors together may call suspicious."""
 FEWEST = 200
 """Rows, below which no verdict is given."""
-PIXELS = 6_000 * 32 * 32
+PIXELS = 5_000 * 32 * 32
 """Looked at in all: what two processor cores read in three minutes."""
 
 
