@@ -16,6 +16,7 @@ DETECTORS: "Registry[type[Detector]]" = Registry(
         "shortcut": "eclipse.detectors.shortcut:Shortcut",
         "residual": "eclipse.detectors.residual:Residual",
         "class-pattern": "eclipse.detectors.class_pattern:ClassPattern",
+        "direction": "eclipse.detectors.direction:Direction",
         "rows": "eclipse.detectors.rows:PartOfTheRows",
         "two-sample": "eclipse.detectors.two_sample:TwoSample",
     },

@@ -12,6 +12,7 @@ from eclipse.data.overlap import note_of_shared, refuse_if_all, rows_shared
 from eclipse.detectors import DETECTORS
 from eclipse.detectors.detector import Finding
 from eclipse.detectors.evidence import Evidence
+from eclipse.detectors.pieces import most, pieces
 from eclipse.errors import EclipseError
 from eclipse.runs.state import Work
 
@@ -19,8 +20,6 @@ LEVEL = 0.01
 """The share of clean sets that all detectors together may call suspicious."""
 FEWEST = 200
 """Rows, below which no verdict is given."""
-PIXELS = 5_000 * 32 * 32
-"""Looked at in all: what two processor cores read in three minutes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,10 +159,12 @@ def audit(
     clean = trusted if isinstance(trusted, ImageSet) or trusted is None else ImageSet.from_arrays(trusted)
     notes = list[str]()
     check_rows(len(data))
-    rows = sampled(len(data), data.images.shape[2] * data.images.shape[3], work.seed) if total is None else slice(None)
-    total, data = total or len(data), data[rows]
+    if total is None:
+        total, data = len(data), data[sampled(len(data), min(data.images.shape[2:]), work.seed)]
     if clean is not None:
         clean, notes = _apart(data, clean)
+        clean = clean.with_images(pieces(clean.images))
+    data = data.with_images(pieces(data.images))
     evidence = Evidence(_numbered(data), clean, work)
     has = {name for name, there in (("labels", data.labels), ("trusted", clean)) if there is not None}
     if (data.images == data.images[:1]).all():
@@ -188,9 +189,9 @@ def check_rows(count: int) -> None:
         )
 
 
-def sampled(total: int, pixels: int, seed: int) -> NDArray[np.intp]:
-    """The rows to look at, of images with so many pixels, in order; as many as ``PIXELS`` allows, and all of few."""
-    count = min(total, max(FEWEST, PIXELS // pixels))
+def sampled(total: int, side: int, seed: int) -> NDArray[np.intp]:
+    """The rows to look at, of images whose shorter side has so many pixels, in order."""
+    count = min(total, max(FEWEST, most(side)))
     return np.sort(np.random.default_rng([seed, total]).permutation(total)[:count])
 
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.imageset import ImageSet
-from eclipse.data.picture import Pixels, middle
 from eclipse.data.source import open_source
 from eclipse.data.store import Row, Source
-from eclipse.detectors.audit import PIXELS, Audit, audit, check_rows
+from eclipse.detectors.audit import Audit, audit, check_rows
+from eclipse.detectors.pieces import SMALLEST, WHOLE, Look, most
 from eclipse.diffusion.trusted import general_fingerprint
 from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
@@ -26,8 +26,6 @@ from eclipse.runs.manifest import Times
 from eclipse.runs.state import State, Work
 
 FINDINGS, ROWS, SUSPECTS = "audit.json", "rows.csv", "suspects"
-SIDE, SMALLEST = 64, 16
-"""Pixels a side of the piece from the middle of a larger image that is looked at, and of the smallest image."""
 _PLACES = 200  # of a data set that may be sorted by class
 _FEW = 0.1  # share of images that may be smaller than the others, and are left out
 _SHOWN = 24
@@ -81,7 +79,7 @@ class Auditing(Job):
         return {
             "data set": f"{self.source.spec}, {len(self.source):,} images",
             "trusted": trusted,
-            "looks at": f"{looked_at(SIDE):,} rows or more" if self.rows is None else f"{self.rows:,} rows",
+            "looks at": f"{self.rows or most(WHOLE + 1):,} rows or more",
             "seed": self.seed,
             "device": describe_device(self.device),
         }
@@ -132,38 +130,33 @@ def pieces(source: Source, trusted: Source | None, rows: int | None) -> tuple[Im
     """
     check_rows(len(source))
     sources = [source] if trusted is None else [source, trusted]
-    taken = [_read(one, rows) for one in sources]
-    side = min(SIDE, *(int(np.quantile([min(image.shape[1:]) for _, image, _ in found], _FEW)) for found in taken))
+    taken = [_look(one, rows) for one in sources]
+    side = min(int(np.quantile([look.side for _, look, _ in found], _FEW)) for found in taken)
     if side < SMALLEST:
         raise EclipseError(f"images of {side} pixels a side; expected {SMALLEST} and more: enlarge them")
-    sets = [_cut(found, side, one) for found, one in zip(taken, sources, strict=True)]
+    sets = [_pieces(found, side, one) for found, one in zip(taken, sources, strict=True)]
     return sets[0], None if trusted is None else sets[1]
 
 
-def _read(source: Source, rows: int | None) -> list[tuple[str, Pixels, int | None]]:
-    """Id, middle and label of images at many places of a data set."""
+def _look(source: Source, rows: int | None) -> list[tuple[str, Look, int | None]]:
+    """Id, look and label of images at many places of a data set."""
     first = next(source.rows()).picture().rgb
-    most = rows or looked_at(min(first.shape[1:]))
-    return [(row.id, middle(row.picture().rgb, SIDE), row.label) for row in _spread(source, most)]
+    wanted = rows or most(min(first.shape[1:]))
+    return [(row.id, Look.at(row.picture()), row.label) for row in _spread(source, wanted)]
 
 
-def looked_at(side: int) -> int:
-    """How many images with such a side fit the time."""
-    return PIXELS // min(side, SIDE) ** 2
-
-
-def _spread(source: Source, most: int) -> Iterator[Row]:
-    if len(source) <= most:
+def _spread(source: Source, wanted: int) -> Iterator[Row]:
+    if len(source) <= wanted:
         yield from source.labelled()
         return
-    size = max(1, most // _PLACES)
-    for start in np.linspace(0, len(source) - size, most // size).round().astype(int).tolist():
+    size = max(1, wanted // _PLACES)
+    for start in np.linspace(0, len(source) - size, wanted // size).round().astype(int).tolist():
         yield from islice(source.labelled(start), size)
 
 
-def _cut(rows: list[tuple[str, Pixels, int | None]], side: int, source: Source) -> ImageSet:
+def _pieces(rows: list[tuple[str, Look, int | None]], side: int, source: Source) -> ImageSet:
     """One size, and labels where every row has one; smaller images are left out."""
-    fitting = [(id, middle(image, side), label) for id, image, label in rows if min(image.shape[1:]) >= side]
+    fitting = [(id, look.piece(side), label) for id, look, label in rows if look.side >= side]
     ids, images, labels = zip(*fitting, strict=True)
     known = source.has_labels and None not in labels
     return ImageSet(
