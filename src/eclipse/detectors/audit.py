@@ -195,7 +195,7 @@ def sampled(total: int, side: int, seed: int) -> NDArray[np.intp]:
     return np.sort(np.random.default_rng([seed, total]).permutation(total)[:count])
 
 
-def _apart(data: ImageSet, trusted: ImageSet) -> tuple[ImageSet | None, list[str]]:
+def _apart(data: ImageSet, trusted: ImageSet) -> tuple[ImageSet, list[str]]:
     """Trusted images that are not in the set, and a note where some are."""
     if trusted.images.shape[1:] != data.images.shape[1:]:
         sizes = ["x".join(map(str, images.images.shape[1:])) for images in (trusted, data)]
