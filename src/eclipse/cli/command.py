@@ -18,6 +18,10 @@ Resize: TypeAlias = Annotated[
     int | None,
     typer.Option(help="make every image a square of N pixels: the shorter side N, cut in the middle", metavar="N"),
 ]
+ImageFormat: TypeAlias = Annotated[
+    str,
+    typer.Option(help="of image files: png, webp (smaller, without loss) or jpeg:Q (with loss; Q is 1 to 100)"),
+]
 Preset: TypeAlias = Annotated[
     str, typer.Option(help="fast (any size, minutes on a CPU) or paper (32x32, days on a GPU)")
 ]
