@@ -22,6 +22,10 @@ ImageFormat: TypeAlias = Annotated[
     str,
     typer.Option(help="of image files: png, webp (smaller, without loss) or jpeg:Q (with loss; Q is 1 to 100)"),
 ]
+MaxSide: TypeAlias = Annotated[
+    int | None,
+    typer.Option(help="first reduce images whose longer side has more pixels, keeping proportions", metavar="N"),
+]
 Preset: TypeAlias = Annotated[
     str, typer.Option(help="fast (any size, minutes on a CPU) or paper (32x32, days on a GPU)")
 ]

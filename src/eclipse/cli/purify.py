@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import DryRun, ImageColumn, ImageFormat, JsonLines, LabelColumn, Preset, Start, carry_out
+from eclipse.cli.command import (
+    DryRun,
+    ImageColumn,
+    ImageFormat,
+    JsonLines,
+    LabelColumn,
+    MaxSide,
+    Preset,
+    Start,
+    carry_out,
+)
 
 HELP = """Purify a suspicious data set, with the help of a few trusted images where there are any.
 
@@ -54,10 +64,7 @@ def purify(
         typer.Option(help="folder, parquet, npz or webdataset", show_default="as --out is named, else as the input"),
     ] = None,
     image_format: ImageFormat = "png",
-    max_side: Annotated[
-        int | None,
-        typer.Option(help="first reduce images whose longer side has more pixels, keeping proportions", metavar="N"),
-    ] = None,
+    max_side: MaxSide = None,
     compensate: Annotated[
         str, typer.Option(help="online: left to training time; once: grayscale and noise written into the images")
     ] = "online",

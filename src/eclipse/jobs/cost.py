@@ -16,6 +16,7 @@ from eclipse.diffusion.denoiser import Denoiser, build_denoiser
 from eclipse.diffusion.training import Image, Images, train
 from eclipse.diffusion.trusted import Planned
 from eclipse.errors import EclipseError
+from eclipse.jobs.canary import spread
 from eclipse.purification.algorithm import group_size, prepare
 from eclipse.purification.stream import Treatment
 from eclipse.runs.manifest import duration
@@ -23,7 +24,6 @@ from eclipse.runs.state import Work
 
 _FEW = 2
 _LONG_S, _SHORT_S = 5.0, 1.0  # for a batch
-_PLACES, _EACH = 4, 6  # of a data set, and images there, whose sizes are looked at
 _SIDE = 64  # pixels of images that are timed; what larger ones take grows with their pixels
 
 
@@ -81,13 +81,12 @@ def purification_cost(source: Source, denoiser: Denoiser, treatment: Treatment) 
 def _sizes(source: Source) -> list[tuple[int, int]]:
     """Height and width of images spread over a data set, by their headers; none where the first cannot be read."""
     found = []
-    for start in range(0, len(source), max(_EACH, len(source) // _PLACES)):
-        for row in islice(source.rows(start), _EACH):
-            form = None if row.absent else form_of(row.data)
-            if form is not None:
-                found.append(row.size_after(*form[0]))
-            elif not found:  # which the work will say
-                return []
+    for row in spread(source):
+        form = None if row.absent else form_of(row.data)
+        if form is not None:
+            found.append(row.size_after(*form[0]))
+        elif not found:  # which the work will say
+            return []
     return found
 
 

@@ -22,6 +22,7 @@ from eclipse.errors import EclipseError
 from eclipse.jobs.canary import Canary, measure, sample
 from eclipse.jobs.cost import first_images, purification_cost, training_cost
 from eclipse.jobs.job import Job, Tell
+from eclipse.jobs.match import mismatch
 from eclipse.purification.algorithm import purification
 from eclipse.purification.compensation import check_parameters
 from eclipse.purification.shards import Shards
@@ -159,6 +160,8 @@ class Purify(Job):
             return notes
         if not self.denoiser.exists():
             notes = [*notes, *note_of_shared(self._shared, len(self.trusted))]
+        if (difference := mismatch(self.source, self.trusted)) is not None:
+            notes.append(difference)
         enough = max(MIN_IMAGES, SPARSE * len(self.source))
         if len(self.trusted) <= enough:
             return notes
