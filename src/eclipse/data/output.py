@@ -3,19 +3,20 @@
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from itertools import filterfalse, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from eclipse.data.convert import carried, check_rows, to_folder, to_npz, to_parquet, to_webdataset
+from eclipse.data.convert import carried, check_rows, finder, to_folder, to_npz, to_parquet, to_webdataset
 from eclipse.data.encoding import PNG, Encoding
 from eclipse.data.layouts.folder import FolderStore
 from eclipse.data.layouts.references import is_metadata
-from eclipse.data.picture import form_of
-from eclipse.data.store import Replacements, Source
+from eclipse.data.picture import encode_png, form_of
+from eclipse.data.store import Replacements, Row, Source
 from eclipse.errors import EclipseError, unknown
 
 if TYPE_CHECKING:
@@ -172,6 +173,36 @@ def write_output(
         new.finish()
         source.check_unchanged()
     return digest.hexdigest()
+
+
+def fingerprint_of_output(source: Source, output: Source, skipped: Collection[str]) -> str:
+    """What ``write_output`` gave, of an output that was opened again; all of it is read.
+
+    Args:
+        source: the data set that went in.
+        output: what it became.
+        skipped: the names of the rows that were left out.
+
+    Raises:
+        EclipseError: the output has no image for a row.
+    """
+    digest = hashlib.sha256()
+    find, news = finder(output, source), output.rows()
+    for old in source.rows():
+        if old.name in skipped:
+            continue
+        new = next(news, None) if find is None else find(old.id)
+        digest.update(old.id.encode("utf-8", "surrogatepass"))
+        digest.update(b"" if new is None else _encoded(old, new))
+    return digest.hexdigest()
+
+
+def _encoded(old: Row, new: Row) -> bytes:
+    """The image of a new row as it was handed over: plain pixels were a PNG, of one plane where the old row is gray."""
+    if isinstance(new.data, bytes):
+        return new.data
+    picture = new.picture()
+    return encode_png(picture if picture.gray else replace(picture, gray=old.picture().gray))
 
 
 def _digested(pictures: Iterator[tuple[str, bytes]], digest: "hashlib._Hash") -> Iterator[tuple[str, bytes]]:
