@@ -222,7 +222,8 @@ def test_the_command_tells_what_is_lost_and_refuses_before_the_work(tmp_path: Pa
     purify = ["purify", tmp_path / "in", "--out", tmp_path / "out", "--image-format"]
     said = command(*purify, "jpeg:90", "--report")
     assert said.code == 0 and said.out.count("note: images are written as JPEG of quality 90") == 1
-    assert len(list((tmp_path / "out").rglob("*.jpg"))) == 4 and (tmp_path / "out.report.html").exists()
+    assert len(list((tmp_path / "out").rglob("*.jpg"))) == 4
+    assert "images as jpeg:90" in (tmp_path / "out.report.html").read_text(encoding="utf-8")
     assert "output image format" in refusal(command(*purify, "jpeg:91"))
     Image.new("RGBA", (8, 8)).save(tmp_path / "in" / "class1" / "z.png")
     purify[3] = tmp_path / "other"

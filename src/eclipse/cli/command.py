@@ -18,10 +18,6 @@ Resize: TypeAlias = Annotated[
     int | None,
     typer.Option(help="make every image a square of N pixels: the shorter side N, cut in the middle", metavar="N"),
 ]
-ImageFormat: TypeAlias = Annotated[
-    str,
-    typer.Option(help="of image files: png, webp (smaller, without loss) or jpeg:Q (with loss; Q is 1 to 100)"),
-]
 MaxSide: TypeAlias = Annotated[
     int | None,
     typer.Option(help="first reduce images whose longer side has more pixels, keeping proportions", metavar="N"),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import DryRun, ImageColumn, ImageFormat, JsonLines, LabelColumn, Resize, carry_out
+from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, Resize, carry_out
 
 HELP = """Poison a labelled data set with an attack of the paper, or with what others have crafted.
 
@@ -44,7 +44,7 @@ def poison(
         str | None,
         typer.Option(help="folder, parquet, npz or webdataset", show_default="as --out is named, else as the input"),
     ] = None,
-    image_format: ImageFormat = "png",
+    image_format: Annotated[str, typer.Option(help="of image files: png or webp (smaller, without loss)")] = "png",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     dry_run: DryRun = False,

@@ -8,7 +8,6 @@ import typer
 from eclipse.cli.command import (
     DryRun,
     ImageColumn,
-    ImageFormat,
     JsonLines,
     LabelColumn,
     MaxSide,
@@ -63,7 +62,9 @@ def purify(
         str | None,
         typer.Option(help="folder, parquet, npz or webdataset", show_default="as --out is named, else as the input"),
     ] = None,
-    image_format: ImageFormat = "png",
+    image_format: Annotated[
+        str, typer.Option(help="of image files: png, webp (smaller, without loss) or jpeg:Q (with loss; Q is 1 to 100)")
+    ] = "png",
     max_side: MaxSide = None,
     compensate: Annotated[
         str, typer.Option(help="online: left to training time; once: grayscale and noise written into the images")

@@ -106,9 +106,11 @@ def _text(value: Any) -> str | None:
 
 def _settings(manifest: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     settings = manifest["settings"]
-    given, how = settings["input"], settings["purification"]
+    given, made, how = settings["input"], settings["output"], settings["purification"]
     found = {
         "data set": f"{given['spec']}: {int(given['images']):,} images, layout {given['layout']}",
+        "output": f"layout {made['format']}"
+        + (f", images as {made['image format']}" if "image format" in made else ""),
         "denoiser": _denoiser(settings),
         "noise": f"of {float(how['sigma']):g} levels of 255, taken away in {_steps_in_words(how)}",
         "compensation": _compensation(settings["compensation"]),
