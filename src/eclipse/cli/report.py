@@ -12,7 +12,8 @@ HELP = """Write a page about a purification, or the tables of a benchmark.
     eclipse report RESULTS
 
 PURIFIED is what `eclipse purify` made; PURIFIED.report.html shows images before and after, what was taken away, and
-what to do next. It reads the data set that was purified, too, which must be where it was.
+what to do next. It reads the data set that was purified, too, which must be where it was, and refuses images that are
+not those that were written.
 
 RESULTS is the folder that `eclipse bench` writes, at any time: Markdown, LaTeX, CSV and one HTML page, next to the
 paper's numbers; cells that are missing or failed are shown as such.
