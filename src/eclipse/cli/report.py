@@ -16,7 +16,8 @@ HELP = """Write a page about a purification, an audit or a choice, or the tables
     eclipse report RESULTS
 
 PURIFIED is what `eclipse purify` made; PURIFIED.report.html shows images before and after, what was taken away, and
-what to do next. It reads the data set that was purified, too, which must be where it was.
+what to do next. It reads the data set that was purified, too, which must be where it was, and refuses images that are
+not those that were written.
 
 AUDIT is the folder that `eclipse audit --out` wrote; AUDIT/audit.html shows the verdict, its findings and the most
 suspicious rows.

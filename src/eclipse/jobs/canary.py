@@ -4,7 +4,7 @@ The images are some of those to purify: on trusted images of another kind a deno
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +20,7 @@ from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import middle
 from eclipse.data.pixels import add, as_tensor, to_unit
 from eclipse.data.similarity import psnr
-from eclipse.data.store import Source
+from eclipse.data.store import Row, Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.presets import preset_of
@@ -86,13 +86,18 @@ def sample(source: Source, size: int | None) -> ImageSet | None:
         source: the data set.
         size: the one side that the denoiser takes; None for any.
     """
-    every, most = max(EACH, len(source) // PLACES), size or SIDE
     images = []
-    for start in range(0, len(source), every)[:PLACES]:
-        for row in islice(source.rows(start), EACH):
-            with suppress(EclipseError):  # an image that cannot be read is the purification's to tell
-                images.append(middle(row.picture().rgb, most))  # at once: two dozen whole ones may be gigabytes
+    for row in spread(source):
+        with suppress(EclipseError):  # an image that cannot be read is the purification's to tell
+            images.append(middle(row.picture().rgb, size or SIDE))  # at once: two dozen whole ones may be gigabytes
     return _of_one_size(images, size)
+
+
+def spread(source: Source, each: int = EACH) -> Iterator[Row]:
+    """A few rows from each of ``PLACES`` places of a data set."""
+    every = max(each, len(source) // PLACES)
+    for start in range(0, len(source), every)[:PLACES]:
+        yield from islice(source.rows(start), each)
 
 
 def _of_one_size(images: Sequence[NDArray[np.uint8]], size: int | None) -> ImageSet | None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device, seeded
+from eclipse.data.encoding import PNG, Encoding, encoding
 from eclipse.data.output import check_apart, check_output, describe_rest, named_format, write_output
 from eclipse.data.overlap import note_of_shared, shared_with
 from eclipse.data.source import load_pictures, open_source
@@ -21,6 +22,7 @@ from eclipse.errors import EclipseError
 from eclipse.jobs.canary import Canary, measure, sample
 from eclipse.jobs.cost import first_images, purification_cost, training_cost
 from eclipse.jobs.job import Job, Tell
+from eclipse.jobs.match import mismatch
 from eclipse.purification.algorithm import purification
 from eclipse.purification.compensation import check_parameters
 from eclipse.purification.shards import Shards
@@ -49,6 +51,7 @@ class Purify(Job):
         denoiser: the folder that the denoiser lies in, or will.
         batch: images read at a time; does not change the result.
         columns: of a table that were asked for, ``image column`` and ``label column``.
+        encoding: of the purified images.
     """
 
     source: Source
@@ -63,6 +66,7 @@ class Purify(Job):
     denoiser: Path
     batch: int = 256
     columns: Mapping[str, str] = field(default_factory=dict)
+    encoding: Encoding = PNG
 
     doing: ClassVar[str] = "purifying"
     free: ClassVar[frozenset[str]] = frozenset(
@@ -85,7 +89,11 @@ class Purify(Job):
                 **self.columns,
                 **({} if self.source.longest is None else {"max side": self.source.longest}),
             },
-            "output": {"path": str(self.out), "format": self.format or self.source.layout},
+            "output": {
+                "path": str(self.out),
+                "format": self.format or self.source.layout,
+                **({} if self.encoding == PNG else {"image format": str(self.encoding)}),
+            },
             "trusted": None if self.trusted is None else {"spec": self.trusted.spec, "images": len(self.trusted)},
             "denoiser": self._name,
             "training": None if self.planned is None else _training(self.planned),
@@ -127,7 +135,7 @@ class Purify(Job):
 
     def check_place(self) -> None:
         """Refuse a place where the data set could not be written."""
-        check_output(self.source, self.out, self.format)
+        check_output(self.source, self.out, self.format, self.encoding)
 
     @cached_property
     def _shared(self) -> int:
@@ -137,7 +145,12 @@ class Purify(Job):
 
     def notes(self) -> list[str]:
         """What is odd about the data, what becomes of the rest, and whether trusted images are suspicious or many."""
-        notes = self.source.notes + describe_rest(self.source, self.format)[1]
+        notes = self.source.notes + describe_rest(self.source, self.format, self.encoding.suffix)[1]
+        if self.encoding.quality is not None:
+            notes.append(
+                f"images are written as JPEG of quality {self.encoding.quality}, which loses a little more than the "
+                "purification does; png and webp lose nothing"
+            )
         if self.source.longest is not None:
             notes.append(
                 f"images are reduced to {self.source.longest} pixels: what other columns and files tell of sizes and "
@@ -147,6 +160,8 @@ class Purify(Job):
             return notes
         if not self.denoiser.exists():
             notes = [*notes, *note_of_shared(self._shared, len(self.trusted))]
+        if (difference := mismatch(self.source, self.trusted)) is not None:
+            notes.append(difference)
         enough = max(MIN_IMAGES, SPARSE * len(self.source))
         if len(self.trusted) <= enough:
             return notes
@@ -179,7 +194,7 @@ class Purify(Job):
         with times.part("denoiser"):
             denoiser = self._denoiser(tell)
         fingerprint = self.inputs.get("denoiser fingerprint") or fingerprint_denoiser(denoiser)
-        shards = Shards(state.folder, fingerprint)
+        shards = Shards(state.folder, fingerprint, self.encoding)
         shards.check(self.source, self.treatment.skip_bad)
         canary = None
         if (images := sample(self.source, denoiser.config.image_size)) is not None:
@@ -192,13 +207,20 @@ class Purify(Job):
             clear(state.folder)
             raise EclipseError(f"{self.source.spec}: none of its {len(skipped)} images can be read; nothing to purify")
         with times.part("purification"):
-            made = write_output(self.source, shards.pictures(self.source), place, self.format, frozenset(skipped))
+            made = write_output(
+                self.source,
+                shards.pictures(self.source),
+                place,
+                self.format,
+                frozenset(skipped),
+                self.encoding.suffix,
+            )
         purified = len(self.source) - len(skipped)
         return {
             "seconds": times.seconds,
             "counts": {"input": len(self.source), "purified": purified, "skipped": len(skipped)},
             "skipped": dict(skipped.values()),
-            **describe_rest(self.source, self.format)[0],
+            **describe_rest(self.source, self.format, self.encoding.suffix)[0],
             "output fingerprint": made,
             "denoiser": {"fingerprint": fingerprint, "trained": dict(denoiser.config.trained)},
             **({} if canary is None else {"canary": asdict(canary)}),
@@ -246,6 +268,7 @@ def purify_job(
     seed: int = 0,
     device: str = "auto",
     format: str | None = None,
+    image_format: str = "png",
     compensate: str = "online",
     p: float | None = None,
     noise: float | None = None,
@@ -273,6 +296,7 @@ def purify_job(
         seed: of the training and of the noise.
         device: ``auto``, ``cpu`` or ``cuda``.
         format: of the output; None for that of its name (``out.npz``), or else of the input.
+        image_format: of the images in it: ``png``, ``webp``, ``jpeg:95`` or another quality.
         compensate: ``online`` (left to training time) or ``once`` (written into the data).
         p: probability of grayscale.
         noise: standard deviation of the compensation's noise on the [0, 1] scale.
@@ -288,7 +312,7 @@ def purify_job(
     _check_options(
         out, trusted, denoiser, compensate, batch, {"start": start, "iterations": iterations, "minutes": minutes}
     )
-    where = resolve_device(device)
+    files, where = encoding(image_format), resolve_device(device)
     source = open_source(images, image_column=image_column, label_column=label_column, longest=max_side)
     format = named_format(source, out, format)
     ready = None if trusted is not None else load_denoiser(denoiser or GENERAL)
@@ -324,6 +348,7 @@ def purify_job(
             for name, column in (("image column", image_column), ("label column", label_column))
             if column is not None
         },
+        files,
     )
 
 

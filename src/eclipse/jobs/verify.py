@@ -27,7 +27,7 @@ _SLACK = 1e-9  # of a norm that is compared with its bound, both in float64
 
 # The part of an id that an output shares with its input, in layouts whose rows have names.
 _NAMES: dict[str, Callable[[str], str]] = {
-    "folder": lambda id: str(PurePosixPath(id).with_suffix("")),  # images become PNG
+    "folder": lambda id: str(PurePosixPath(id).with_suffix("")),  # of another format than before
     "webdataset": lambda id: id.partition("/")[2],  # the shard may have another name
 }
 
