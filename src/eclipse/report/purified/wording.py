@@ -95,9 +95,9 @@ def told(manifest: Mapping[str, Any]) -> Told:
 def _canary(found: Mapping[str, Any] | None) -> Canary | None:
     if not found:
         return None
-    left = {str(name): float(share) for name, share in found["left"].items()}
+    left, gray = ({str(name): float(share) for name, share in found.get(key, {}).items()} for key in ("left", "gray"))
     rest = {name: None if found[name] is None else float(found[name]) for name in ("gain", "error")}
-    return Canary(**{**found, **rest, "left": left, "psnr": float(found["psnr"])})
+    return Canary(**{**found, **rest, "left": left, "gray": gray, "psnr": float(found["psnr"])})
 
 
 def _text(value: Any) -> str | None:
