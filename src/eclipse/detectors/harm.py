@@ -9,7 +9,7 @@ from eclipse.data.imageset import ImageSet
 from eclipse.detectors.detector import Detector, Finding, Hits, excess
 from eclipse.detectors.evidence import Evidence
 
-_MARGIN = 0.05
+_MARGIN, _TRUSTED_MARGIN = 0.03, 0.04
 
 
 class Harm(Detector):
@@ -81,4 +81,4 @@ def _extra(pair: tuple[Hits, Hits]) -> NDArray[np.float64]:
 
 def _difference(here: NDArray[np.float64], there: NDArray[np.float64]) -> tuple[float, tuple[float, float]]:
     error = float(np.sqrt(here.var() / len(here) + there.var() / len(there)))
-    return float(here.mean() - there.mean()), (_MARGIN, max(error, 1e-3))
+    return float(here.mean() - there.mean()), (_TRUSTED_MARGIN, max(error, 1e-3))

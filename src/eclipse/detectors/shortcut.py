@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from eclipse.detectors.detector import Detector, Finding, excess
 from eclipse.detectors.evidence import Evidence
 
-MARGIN = 0.03
+MARGIN = 0.01
 _COARSE = 8  # pixels a side of a reduced copy
 
 
