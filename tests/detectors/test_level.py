@@ -30,28 +30,27 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "LEAST_STEPS", 40)
 
 
-def test_where_the_content_tells_all_the_lowest_level_is_taken(labels: np.ndarray) -> None:
+def test_where_nothing_falls_the_lowest_level_is_taken(labels: np.ndarray) -> None:
     data = smooth(labels)
     bright = data.with_images((data.images // 2 + 100 * labels[:, None, None, None]).astype(np.uint8))
     found = lowest_level(bright, Work(), (12.0, 32.0))
     assert [reading.sigma for reading in found] == [12 / 255] and found[0].quiet
-    assert found[0].content > 0.95 and "residuals" in found[0].read
+    assert found[0].read["pixels"] > 0.95 and found[0].read.keys() == found[0].floor.keys() >= {"residuals"}
 
 
 def test_a_shortcut_that_a_level_leaves_asks_for_the_next_one(labels: np.ndarray) -> None:
     poisoned = make_attack("urp").poison(smooth(labels))
-    found = lowest_level(poisoned, Work(), (1.0, 8.0))
-    assert len(found) == 2 and not found[0].quiet
-    assert found[0].read["pixels"] > 0.95 and found[0].content < 0.8
-    assert found[1].sigma == 8 / 255
-    assert lowest_level(poisoned, Work(), (1.0,))[0] == found[0]  # no draw depends on another level
+    found = lowest_level(poisoned, Work(), (1.0, 32.0))
+    assert [reading.sigma for reading in found] == [1 / 255, 32 / 255] and not found[0].quiet
+    assert found[0].read["pixels"] > 0.95 and found[0].clearest in found[0].words()
 
 
 def test_a_reading_is_quiet_up_to_the_margin_of_clean_sets() -> None:
-    assert Reading(0.1, {"pixels": 0.2, "spectra": 0.52}, 0.5).quiet
-    loud = Reading(0.1, {"pixels": 0.2, "spectra": 0.6}, 0.5)
-    assert not loud.quiet and loud.clearest == "spectra"
-    assert "spectra" in loud.words() and "60%" in loud.words() and "50%" in loud.words()
+    floor = {"pixels": 0.2, "spectra": 0.5}
+    assert Reading(0.1, {"pixels": 0.2, "spectra": 0.55}, floor).quiet
+    loud = Reading(0.1, {"pixels": 0.3, "spectra": 0.5}, floor)
+    assert not loud.quiet and loud.clearest == "pixels"
+    assert "30%" in loud.words() and "20%" in loud.words()
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,10 @@ import pytest
 from kit.commands import Command, refusal, write_images
 
 from eclipse.detectors.level import Reading
-from eclipse.diffusion.presets import FAST
 from eclipse.jobs import purify
 from eclipse.runs.manifest import read_manifest
 
-QUIET, LOUD = (Reading(sigma / 255, {"spectra": read}, 0.5) for sigma, read in ((12, 0.3), (32, 0.9)))
+QUIET, LOUD = (Reading(sigma / 255, {"spectra": read}, {"spectra": 0.3}) for sigma, read in ((12, 0.32), (26, 0.9)))
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def test_the_level_is_told_with_its_reason_and_not_looked_for_again(
 ) -> None:
     asked = ("purify", "images", "--denoiser", denoiser_folder, "--out", "out")
     said = command(*asked, "--sigma", "auto")
-    assert said.code == 0 and "30% of labels" in said.out and "noise level" in said.out
+    assert said.code == 0 and "32% of labels" in said.out and "noise level" in said.out
     told = read_manifest(Path("out"))["settings"]["purification"]
     assert told["sigma"] == 12 and "lowest" in told["auto"]
     found(monkeypatch, LOUD)
@@ -40,14 +39,14 @@ def test_the_level_is_told_with_its_reason_and_not_looked_for_again(
     assert "seed" in refusal(command(*asked, "--sigma", "12", "--seed", "1"))
 
 
-def test_where_every_level_leaves_something_the_preset_decides(
+def test_where_all_others_leave_something_the_strongest_is_taken(
     place: Path, denoiser_folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found(monkeypatch, QUIET, LOUD)
+    found(monkeypatch, LOUD, Reading(32 / 255, LOUD.floor, LOUD.floor))
     asked = ("purify", "images", "--denoiser", denoiser_folder, "--out", "out", "--sigma", "auto")
     said = command(*asked)
-    assert said.code == 0 and "even at 32/255" in said.out
-    assert read_manifest(Path("out"))["settings"]["purification"]["sigma"] == FAST.sigma * 255
+    assert said.code == 0 and "after 26/255 spectra tell 90%" in said.out
+    assert read_manifest(Path("out"))["settings"]["purification"]["sigma"] == 32
     assert "complete already" in command(*asked).out
 
 

@@ -46,8 +46,8 @@ def purify(
         Any,
         typer.Option(
             parser=_level,
-            help="noise level in 8-bit levels (paper: 6.4), or auto: the lowest at which purified images tell no more "
-            "than their content (takes minutes and labels)",
+            help="noise level in 8-bit levels (paper: 6.4), or auto: the lowest after which labels are read no better "
+            "than after the strongest (takes minutes and labels)",
             metavar="LEVEL|auto",
             show_default="the preset's",
         ),

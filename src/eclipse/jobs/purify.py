@@ -13,7 +13,7 @@ from eclipse.data.output import check_apart, check_output, describe_rest, named_
 from eclipse.data.overlap import note_of_shared, shared_with
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
-from eclipse.detectors.level import lowest_level
+from eclipse.detectors.level import LEVELS, lowest_level
 from eclipse.diffusion.checkpoint import GENERAL, GENERAL_NAME, fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.denoiser import Denoiser, build_denoiser, check_color
 from eclipse.diffusion.presets import Preset, get_preset, preset_of
@@ -32,7 +32,7 @@ from eclipse.runs.manifest import Times, flat, read_manifest, run_json
 from eclipse.runs.state import State, Work
 
 AUTO = "auto"
-"""In place of a noise level: the lowest one at which purified images tell no more than their content."""
+"""In place of a noise level: the lowest one after which labels are read no better than after the strongest."""
 SPARSE = 0.05  # of the data set: the defender's assumption of the paper
 
 
@@ -358,16 +358,13 @@ def _level(sigma: float | str | None, source: Source, out: Path, work: Work) -> 
         readings = lowest_level(pieces(source, None, None)[0], work)
     except EclipseError as error:
         raise EclipseError(f"--sigma {AUTO} cannot choose: {error}; or name a level, such as --sigma 32") from error
-    last, read = readings[-1], readings[-1].words()
-    if last.quiet:
-        return last.sigma, f"the lowest level at which purified images tell no more than their content: {read}"
-    return None, f"{_DEFAULT}, since even at {last.sigma * 255:g}/255 more is read than the content tells: {read}"
+    last = readings[-1]
+    if last.sigma == LEVELS[-1] / 255:
+        return last.sigma, f"the strongest, since after {readings[-2].sigma * 255:g}/255 {readings[-2].words()}"
+    return last.sigma, f"the lowest after which labels are read no better than after the strongest: {last.words()}"
 
 
-_DEFAULT = "the preset's"
-
-
-def _chosen_before(source: Source, out: Path, seed: int) -> tuple[float | None, str] | None:
+def _chosen_before(source: Source, out: Path, seed: int) -> tuple[float, str] | None:
     """What this choice was when the run that is to go on began: other processors may round readings otherwise."""
     if not run_json(out).is_file():
         return None
@@ -377,7 +374,7 @@ def _chosen_before(source: Source, out: Path, seed: int) -> tuple[float | None, 
     sigma, reason = (settings.get(f"purification {name}") for name in ("sigma", AUTO))
     if not same or not isinstance(reason, str) or not isinstance(sigma, int | float):
         return None
-    return None if reason.startswith(_DEFAULT) else sigma / 255, reason
+    return sigma / 255, reason
 
 
 def _check_options(
