@@ -1,7 +1,7 @@
 """``eclipse purify``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,6 +40,10 @@ Then train on PURIFIED with `eclipse.Compensate(p, noise, q)` among your trainin
 """
 
 
+def _level(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
 def purify(
     images: Annotated[str, typer.Argument(help="the data set to purify", metavar="IMAGES")],
     out: Annotated[Path, typer.Option(help="where the purified copy goes; must not exist")],
@@ -50,7 +54,14 @@ def purify(
     preset: Preset = "fast",
     start: Start = None,
     sigma: Annotated[
-        float | None, typer.Option(help="noise level in 8-bit levels (paper: 6.4)", show_default="the preset's")
+        Any,
+        typer.Option(
+            parser=_level,
+            help="noise level in 8-bit levels (paper: 6.4), or auto: the lowest after which labels are read no better "
+            "than after the strongest (takes minutes and labels)",
+            metavar="LEVEL|auto",
+            show_default="the preset's",
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="network evaluations an image", show_default="the preset's")] = None,
     sampler: Annotated[
@@ -91,9 +102,12 @@ def purify(
 ) -> None:
     """Purify a data set."""
     options = {name: value for name, value in locals().items() if name not in ("report", "dry_run", "json_lines")}
+    from eclipse.cli.show import Show
     from eclipse.jobs.purify import purify_job
 
-    carry_out(purify_job(**options), dry_run, json_lines)
+    with Show(as_json=json_lines) as show:
+        job = purify_job(**options, tell=show.tell)
+    carry_out(job, dry_run, json_lines)
     if report and not dry_run:
         from eclipse.cli.report import report as write
 

@@ -169,7 +169,7 @@ def audit(
         clean, notes = _apart(data, clean)
         clean = clean.with_images(pieces(clean.images))
     data = data.with_images(pieces(data.images))
-    evidence = Evidence(_numbered(data), clean, work)
+    evidence = Evidence(numbered(data), clean, work)
     has = {name for name, there in (("labels", data.labels), ("trusted", clean)) if there is not None}
     if (data.images == data.images[:1]).all():
         raise EclipseError("all images are alike; expected images that differ: nothing can be read in them")
@@ -209,7 +209,7 @@ def _apart(data: ImageSet, trusted: ImageSet) -> tuple[ImageSet, list[str]]:
     return trusted[np.flatnonzero(own)], note_of_shared(int((~own).sum()), len(trusted))
 
 
-def _numbered(data: ImageSet) -> ImageSet:
+def numbered(data: ImageSet) -> ImageSet:
     """The same rows with labels from 0 on without gaps, so that networks have an output for each class that is there.
 
     Raises:

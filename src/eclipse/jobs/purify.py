@@ -14,11 +14,13 @@ from eclipse.data.output import check_apart, check_output, describe_rest, named_
 from eclipse.data.overlap import note_of_shared, shared_with
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
+from eclipse.detectors.level import LEVELS, lowest_level
 from eclipse.diffusion.checkpoint import GENERAL, GENERAL_NAME, fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.denoiser import Denoiser, build_denoiser, check_color
 from eclipse.diffusion.presets import Preset, get_preset, preset_of
 from eclipse.diffusion.trusted import MIN_IMAGES, Planned, check_trusted, denoiser_in, plan_denoiser
 from eclipse.errors import EclipseError
+from eclipse.jobs.audit import pieces
 from eclipse.jobs.canary import Canary, measure, sample
 from eclipse.jobs.cost import first_images, purification_cost, training_cost
 from eclipse.jobs.job import Job, Tell
@@ -28,9 +30,11 @@ from eclipse.purification.compensation import check_parameters
 from eclipse.purification.shards import Shards
 from eclipse.purification.stream import Treatment, check_first, purify_rows
 from eclipse.runs.files import check_name, clear
-from eclipse.runs.manifest import Times, run_json
+from eclipse.runs.manifest import Times, flat, read_manifest, run_json
 from eclipse.runs.state import State, Work
 
+AUTO = "auto"
+"""In place of a noise level: the lowest one after which labels are read no better than after the strongest."""
 SPARSE = 0.05  # of the data set: the defender's assumption of the paper
 
 
@@ -52,6 +56,7 @@ class Purify(Job):
         batch: images read at a time; does not change the result.
         columns: of a table that were asked for, ``image column`` and ``label column``.
         encoding: of the purified images.
+        reason: why this noise level, where it was chosen by what can be read at each.
     """
 
     source: Source
@@ -67,10 +72,14 @@ class Purify(Job):
     batch: int = 256
     columns: Mapping[str, str] = field(default_factory=dict)
     encoding: Encoding = PNG
+    reason: str | None = None
 
     doing: ClassVar[str] = "purifying"
     free: ClassVar[frozenset[str]] = frozenset(
-        {"input spec", "output path", "trusted spec", "trusted images", "trusted", "denoiser", "device name"}
+        {
+            *("input spec", "output path", "trusted spec", "trusted images", "trusted", "denoiser", "device name"),
+            f"purification {AUTO}",
+        }
     )
     # Finished rows carry digests, and a bad image may be mended; the denoiser is compared when it is there.
     mendable: ClassVar[frozenset[str]] = frozenset(
@@ -98,7 +107,11 @@ class Purify(Job):
             "denoiser": self._name,
             "training": None if self.planned is None else _training(self.planned),
             "preset": self.preset.denoiser.preset,
-            "purification": {**treatment.how.numbers(), "sigma": round(treatment.how.sigma * 255, 3)},
+            "purification": {
+                **treatment.how.numbers(),
+                "sigma": round(treatment.how.sigma * 255, 3),
+                **({} if self.reason is None else {AUTO: self.reason}),
+            },
             "compensation": {
                 "mode": self.compensate,
                 "p": self.preset.p,
@@ -241,16 +254,17 @@ class Purify(Job):
 
     def closing(self, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
         """What was made, and what to do with it."""
-        numbers = self.preset
+        numbers, treatment = self.preset, self.treatment
         transform = f"eclipse.Compensate(p={numbers.p:g}, noise={numbers.noise:g}, q={numbers.q:g})"
         skipped = outcome["counts"]["skipped"]
         return {
             "purified": f"{outcome['counts']['purified']} images in {self.out}",
+            **({} if self.reason is None else {"noise level": f"{treatment.how.sigma * 255:g}/255, {self.reason}"}),
             **({"skipped": f"{skipped} unreadable images, listed in the manifest"} if skipped else {}),
             **_told(outcome.get("canary")),
             "manifest": run_json(self.out),
             "denoiser": self._name,
-            "compensation": "written into the images" if self.treatment.once else f"train with {transform}",
+            "compensation": "written into the images" if treatment.once else f"train with {transform}",
         }
 
 
@@ -262,7 +276,7 @@ def purify_job(
     denoiser: Path | None = None,
     preset: str = "fast",
     start: str | None = None,
-    sigma: float | None = None,
+    sigma: float | str | None = None,
     steps: int | None = None,
     sampler: str | None = None,
     seed: int = 0,
@@ -280,6 +294,7 @@ def purify_job(
     image_column: str | None = None,
     label_column: str | None = None,
     max_side: int | None = None,
+    tell: Tell = lambda event: None,
 ) -> Purify:
     """Resolve a purification as its user asks for it, and refuse what cannot work; None stands for the preset's value.
 
@@ -290,7 +305,7 @@ def purify_job(
         denoiser: a folder with one; with neither, the general one that comes with the package.
         preset: ``fast`` or ``paper``.
         start: of that training, ``general`` or ``nothing``.
-        sigma: noise level in 8-bit levels.
+        sigma: noise level in 8-bit levels, or ``auto``, which takes minutes to find one.
         steps: network evaluations an image.
         sampler: a name in ``samplers.SAMPLERS``.
         seed: of the training and of the noise.
@@ -308,6 +323,7 @@ def purify_job(
         image_column: the column with the images, where it cannot be told.
         label_column: the column with the labels.
         max_side: reduce images, and trusted ones, whose longer side has more pixels.
+        tell: is told how far the choice of a level is.
     """
     _check_options(
         out, trusted, denoiser, compensate, batch, {"start": start, "iterations": iterations, "minutes": minutes}
@@ -318,7 +334,7 @@ def purify_job(
     ready = None if trusted is not None else load_denoiser(denoiser or GENERAL)
     if ready is not None:
         check_color(ready)
-    level = None if sigma is None else sigma / 255
+    level, reason = _level(sigma, source, out, Work(seed, where, State(on_step=tell)))
     if ready is not None:
         planned, chosen, config = None, _preset_of(ready, preset, denoiser), ready.config
     else:
@@ -349,7 +365,41 @@ def purify_job(
             if column is not None
         },
         files,
+        reason,
     )
+
+
+def _level(sigma: float | str | None, source: Source, out: Path, work: Work) -> tuple[float | None, str | None]:
+    """The noise level on the [0, 1] scale, None for the preset's, and why it is this one, where it was left open."""
+    if not isinstance(sigma, str):
+        return None if sigma is None else sigma / 255, None
+    if sigma != AUTO:
+        raise EclipseError(f"--sigma {sigma!r}; expected a noise level in 8-bit levels, or {AUTO}")
+    if before := _chosen_before(source, out, work.seed):
+        return before
+    try:
+        if not source.has_labels:
+            raise EclipseError(f"it needs labels, and {source.unlabelled}")
+        readings = lowest_level(pieces(source, None, None)[0], work)
+    except EclipseError as error:
+        raise EclipseError(f"--sigma {AUTO} cannot choose: {error}; or name a level, such as --sigma 32") from error
+    last = readings[-1]
+    if last.sigma == LEVELS[-1] / 255:
+        return last.sigma, f"the strongest, since after {readings[-2].sigma * 255:g}/255 {readings[-2].words()}"
+    return last.sigma, f"the lowest after which labels are read no better than after the strongest: {last.words()}"
+
+
+def _chosen_before(source: Source, out: Path, seed: int) -> tuple[float, str] | None:
+    """What this choice was when the run that is to go on began: other processors may round readings otherwise."""
+    if not run_json(out).is_file():
+        return None
+    manifest = read_manifest(out)
+    settings = flat(manifest["settings"])
+    same = manifest.get("input fingerprint") == source.fingerprint() and settings.get("seed") == seed
+    sigma, reason = (settings.get(f"purification {name}") for name in ("sigma", AUTO))
+    if not same or not isinstance(reason, str) or not isinstance(sigma, int | float):
+        return None
+    return sigma / 255, reason
 
 
 def _check_options(
