@@ -157,7 +157,11 @@ def test_ridge_reads_what_is_linear() -> None:
     assert np.allclose(read.sum(1), 1, atol=1e-5) and (read.argmax(1) == labels[100:]).mean() > 0.95
 
 
-def test_scores_join_with_frames_of_others(clean: ImageSet) -> None:
+def test_scores_join_with_frames_of_others() -> None:
     found = Audit(2, ("a", "b"), {}, {})
     assert found.issues() == {"id": ["a", "b"], "is_poison_issue": [False, False], "poison_score": [1.0, 1.0]}
-    assert "<" not in Audit(2, (), {"<b>": Finding(0, (0, 1), "<i>")}, {})._repr_html_().replace("<p>", "")[:2]
+
+
+def test_text_of_a_set_stays_text_in_a_notebook() -> None:
+    shown = Audit(2, (), {"harm": Finding(0, (0, 1), "<i>")}, {})._repr_html_()
+    assert "&lt;i&gt;" in shown and "<i>" not in shown

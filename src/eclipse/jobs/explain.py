@@ -20,9 +20,9 @@ from eclipse.data.store import Source
 from eclipse.detectors.audit import FEWEST
 from eclipse.detectors.class_pattern import spectrum
 from eclipse.detectors.evidence import Evidence, ridge
+from eclipse.detectors.pieces import SMALLEST
 from eclipse.diffusion.trusted import general_fingerprint
 from eclipse.errors import EclipseError
-from eclipse.jobs.audit import SIDE, SMALLEST
 from eclipse.jobs.canary import share_left
 from eclipse.jobs.job import Job, Tell
 from eclipse.jobs.preview import LEVELS
@@ -38,6 +38,7 @@ NOISE = (2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0)
 ROWS, PLACES = 1000, 40
 """Of 32x32 pixels that are looked at, and how many places of the set they are from, which may be sorted by class."""
 SHOWN = 6
+SIDE = 64  # of the piece from the middle of a larger image
 
 Array = NDArray[np.float32]
 
