@@ -78,10 +78,10 @@ def audit(
 def show_findings(found: Mapping[str, Any]) -> None:
     """Print the table of findings and the verdict."""
     from eclipse.cli.show import columns, say
-    from eclipse.jobs.audit import is_able
+    from eclipse.jobs.audit import is_able, judged, p_in_words, share_in_words
 
     rows = [
-        (name, finding["words"], f"{finding['p']:.1g}", "found" if name in found["found"] else "-")
+        (name, finding["words"], p_in_words(finding["p"]), judged(name, found))
         for name, finding in found["findings"].items()
     ]
     rows += [(name, words, "", "skipped") for name, words in found["skipped"].items()]
@@ -92,7 +92,7 @@ def show_findings(found: Mapping[str, Any]) -> None:
     if found["family"]:
         say(f"likely kind: {found['family']}")
     if found["share"]:
-        say("poisoned rows: {:.0%} to {:.0%}".format(*found["share"]))
+        say(f"poisoned rows: {share_in_words(found['share'])}")
     say(
         f"looked at {found['looked at']:,} of {found['images']:,} images; of clean data sets {found['level']:.0%} are "
         "called suspicious"

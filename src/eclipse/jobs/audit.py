@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,6 +31,7 @@ FINDINGS, ROWS, SUSPECTS = "audit.json", "rows.csv", "suspects"
 _PLACES = 200  # of a data set that may be sorted by class
 _FEW = 0.1  # share of images that may be smaller than the others, and are left out
 _SHOWN = 24
+_SMALLEST_P = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +131,24 @@ class Auditing(Job):
 def is_able(found: Mapping[str, Any]) -> bool:
     """Whether a detector whose finding would make the set suspicious had what it needs."""
     return any(DETECTORS.load(name).implicates for name in found["findings"])
+
+
+def judged(name: str, found: Mapping[str, Any]) -> str:
+    """What the answer of a detector comes to."""
+    if name not in found["found"]:
+        return "not found"
+    return "found" if DETECTORS.load(name).implicates else "different"
+
+
+def share_in_words(share: Sequence[float]) -> str:
+    """How many rows are poisoned, from the least to the largest share that was estimated."""
+    least, largest = (f"{bound:.0%}" for bound in share)
+    return least if least == largest else f"{least} to {largest}"
+
+
+def p_in_words(p: float) -> str:
+    """A p-value, without the digits of tails that no normal distribution describes."""
+    return f"{p:.1g}" if p >= _SMALLEST_P else f"< {_SMALLEST_P:g}"
 
 
 def next_command(dataset: str, trusted: str | None) -> str:

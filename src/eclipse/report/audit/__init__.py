@@ -10,7 +10,7 @@ import numpy as np
 from eclipse.data.imageset import ImageSet
 from eclipse.detectors import DETECTORS
 from eclipse.errors import reading
-from eclipse.jobs.audit import FINDINGS, SUSPECTS, is_able, next_command
+from eclipse.jobs.audit import FINDINGS, SUSPECTS, is_able, judged, next_command, p_in_words, share_in_words
 from eclipse.report import page
 from eclipse.report.plots import ACCENT, MUTED, plot
 from eclipse.runs.files import read_json, write_whole
@@ -91,21 +91,19 @@ def _headlines(found: Any) -> tuple[tuple[str, str], ...]:
     return (
         ("verdict", "suspicious" if found["suspicious"] else "nothing found" if is_able(found) else "none"),
         ("likely kind", found["family"] or "-"),
-        ("poisoned rows, estimated", "-" if share is None else f"{share[0]:.0%} to {share[1]:.0%}"),
+        ("poisoned rows, estimated", "-" if share is None else share_in_words(share)),
         ("looked at", f"{found['looked at']:,} of {found['images']:,}"),
     )
 
 
 def _row(name: str, finding: Any, found: Any) -> Row:
     detector = DETECTORS.load(name)
-    significant = name in found["found"]
-    verdict = ("found" if detector.implicates else "different") if significant else "not found"
     return Row(
         name,
         detector.title,
-        finding["words"],
-        f"{finding['p']:.1g}",
-        verdict,
+        finding["words"][:1].upper() + finding["words"][1:],
+        p_in_words(finding["p"]),
+        judged(name, found),
         plot(_against_null(finding["statistic"], *finding["null"]), (4.6, 1.5), f"{name} against its null"),
     )
 
