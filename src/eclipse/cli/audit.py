@@ -88,12 +88,9 @@ def show_findings(found: Mapping[str, Any]) -> None:
     columns(("detector", "what was seen", "p", ""), rows)
     say("", *(f"note: {note}" for note in found["notes"]))
     if is_able(found):
-        say(f"verdict: {found['verdict']}")
+        say(f"verdict: {found['verdict']} (of clean data sets {found['level']:.0%} are called suspicious)")
     if found["family"]:
         say(f"likely kind: {found['family']}")
     if found["share"]:
         say(f"poisoned rows: {share_in_words(found['share'])}")
-    say(
-        f"looked at {found['looked at']:,} of {found['images']:,} images; of clean data sets {found['level']:.0%} are "
-        "called suspicious"
-    )
+    say(f"looked at {found['looked at']:,} of {found['images']:,} images")

@@ -17,7 +17,7 @@ from eclipse.data.imageset import ImageSet
 from eclipse.data.source import open_source
 from eclipse.data.store import Row, Source, comparable_names
 from eclipse.detectors import DETECTORS
-from eclipse.detectors.audit import Audit, audit, check_rows
+from eclipse.detectors.audit import FEWEST, Audit, audit, check_rows
 from eclipse.detectors.pieces import SMALLEST, Look, most
 from eclipse.diffusion.trusted import general_fingerprint
 from eclipse.errors import EclipseError
@@ -176,7 +176,8 @@ def pieces(
     sources = [source] if trusted is None else [source, trusted]
     taken = [_look(one, rows, skip_bad) for one in sources]
     check_rows(len(taken[0]))
-    side = min(int(np.quantile([look.side for _, look, _ in found], _FEW)) for found in taken)
+    few = 0.0 if (1 - _FEW) * len(taken[0]) < FEWEST else _FEW
+    side = min(int(np.quantile([look.side for _, look, _ in found], few)) for found in taken)
     if side < SMALLEST:
         raise EclipseError(f"images of {side} pixels a side; expected {SMALLEST} and more: enlarge them")
     sets = [_pieces(found, side, one) for found, one in zip(taken, sources, strict=True)]
