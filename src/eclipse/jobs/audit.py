@@ -71,6 +71,7 @@ class Auditing(Job):
             "rows": self.rows,
             "skip-bad": self.skip_bad,
             "denoiser": general_fingerprint(),
+            "detectors": {name: DETECTORS.code(name).get("code", "") for name in DETECTORS.foreign()} or None,
             "seed": self.seed,
             "device": {"type": self.device.partition(":")[0], "name": describe_device(self.device)},
         }
