@@ -49,7 +49,7 @@ def test_without_a_detector_that_could_make_it_suspicious_there_is_no_verdict(tm
 def test_a_choice_ranks_treatments_and_says_how_it_knows(labels: int, words: str, tmp_path: Path) -> None:
     page = text(write_choice(tmp_path / "choice", labels))
     assert words in page and page.count('<svg class="plot"') == 1 and page.count('<th scope="row">') == 10
-    assert page.count('class="copy"') == 3 and "+0.0%" in page
+    assert page.count('class="copy"') == 3 and "+0.0%" in page and "Dashed: without a treatment" in page
     assert ("an estimate can be too high" in page) == (labels == 0)
 
 
