@@ -20,7 +20,7 @@ from eclipse.data.source import open_source
 from eclipse.detectors import evidence
 from eclipse.jobs.audit import FINDINGS, ROWS, pieces
 
-CLASSES = ("north", "east", "south", "west")
+CLASSES = ("north", "east, or so", "south", "west")
 
 
 @pytest.fixture(scope="module", autouse=True)
