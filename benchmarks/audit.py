@@ -5,7 +5,8 @@
 DATA is a folder with CIFAR-10 as train.parquet and test.parquet (and train-lossless-5k.parquet, for some clean sets).
 Poisons are crafted once, at scale small, and kept in CACHE. Each audit is one line of benchmarks/results/audit.jsonl; a
 second run does what is missing, and --only NAME does some. Detectors that need trusted images are left out of the
-verdict without them, which needs no second audit. --table renders benchmarks/results/audit.md.
+verdict without them, which needs no second audit. At the end, and with --table alone, benchmarks/results/audit.md is
+written.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from eclipse.attacks import ATTACKS, make_attack
 from eclipse.compute.device import describe_device
 from eclipse.data.imageset import ImageSet
 from eclipse.data.source import load_imageset, open_source
+from eclipse.detectors import DETECTORS
 from eclipse.detectors.audit import audit
 from eclipse.purification.arrays import purify
 from eclipse.runs.state import Work
@@ -182,7 +185,7 @@ def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(Image.open(file)).transpose(2, 0, 1)
 
 
-def examine(case: Case) -> dict[str, object]:
+def examine(case: Case) -> dict[str, Any]:
     """Audit a set: what was found, and how well rows are told apart."""
     data, trusted, poisoned = case.make()
     began = time.monotonic()
@@ -193,13 +196,88 @@ def examine(case: Case) -> dict[str, object]:
         "case": case.name,
         "attack": case.poison,
         "rows": len(data),
-        "share": round(float(poisoned.mean()), 3),
+        "poisoned": round(float(poisoned.mean()), 3),
         "seconds": round(time.monotonic() - began, 1),
         "device": f"{describe_device('cpu')}, {torch.get_num_threads()} threads",
         "auroc": {name: area(f.scores, rows) for name, f in found.findings.items() if f.scores is not None},
         "auroc of the verdict": area(found.suspicion, rows),
         **found.to_dict(),
     }
+
+
+def verdict(line: dict[str, Any], trusted: bool) -> bool:
+    """Whether a set is called suspicious, with trusted images or without."""
+    asked = {
+        name: finding
+        for name, finding in line["findings"].items()
+        if trusted or "trusted" not in DETECTORS.load(name).needs
+    }
+    bound = line["level"] / len(asked)
+    return any(finding["p"] < bound and DETECTORS.load(name).implicates for name, finding in asked.items())
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """What was found, as Markdown."""
+    clean = [line for line in lines if not line["attack"]]
+    names = list(DETECTORS.names())
+    text = [
+        "# Audits of clean and of poisoned sets",
+        "",
+        f"CIFAR-10 (JPEG copy), at most {ROWS:,} rows; poisons at scale small; {lines[0]['device']}; median "
+        f"{np.median([line['seconds'] for line in lines]):.0f} s an audit. Command: `python benchmarks/audit.py --data "
+        "DATA --cache CACHE`. A detector counts where its p-value is below the level of the verdict, "
+        f"{lines[0]['level']:.0%} divided by the number of detectors.",
+        "",
+        "## Clean sets",
+        "",
+        f"{sum(verdict(line, True) for line in clean)} of {len(clean)} clean sets are called suspicious with trusted "
+        f"images, {sum(verdict(line, False) for line in clean)} without.",
+        "",
+        "| set | rows | with | without | findings |",
+        "| --- | --: | --- | --- | --- |",
+    ]
+    text += [_line(line, line["case"].removeprefix("clean: "), line["rows"]) for line in clean]
+    for share, title in ((1.0, "All rows poisoned"), (0.5, "Half of the rows"), (0.2, "A fifth"), (None, "One class")):
+        those = [line for line in lines if line["attack"] and _is_share(line, share)]
+        if not those:
+            continue
+        found = [sum(verdict(line, trusted) for line in those) for trusted in (True, False)]
+        text += [
+            "",
+            f"## {title}",
+            "",
+            f"{found[0]} of {len(those)} are found with trusted images, {found[1]} without.",
+            "",
+            "| poison | seed | with | without | findings | kind | share | AUROC |",
+            "| --- | --: | --- | --- | --- | --- | --- | --: |",
+        ]
+        for line in those:
+            attack, seed = line["attack"], line["case"].split()[2][0]
+            area, bounds = line["auroc of the verdict"], line["share"]
+            more = f"{line['family'] or '-'} | {'-' if not bounds else '{:.2f} to {:.2f}'.format(*bounds)} | "
+            text.append(f"{_line(line, attack, seed)} {more}{'-' if area is None else f'{area:.2f}'} |")
+    text += ["", "## Detectors", "", "| detector | false alarms | found at 1.0 | at 0.5 | at 0.2 | one class |"]
+    text.append("| --- | --: | --: | --: | --: | --: |")
+    for name in names:
+        counts = [_count(clean, name)]
+        for share in (1.0, 0.5, 0.2, None):
+            counts.append(_count([line for line in lines if line["attack"] and _is_share(line, share)], name))
+        text.append(f"| {name} | {' | '.join(counts)} |")
+    return "\n".join([*text, ""])
+
+
+def _line(line: dict[str, Any], name: str, second: object) -> str:
+    yes = ["found" if verdict(line, trusted) else "-" for trusted in (True, False)]
+    return f"| {name} | {second} | {yes[0]} | {yes[1]} | {', '.join(line['found']) or '-'} |"
+
+
+def _is_share(line: dict[str, Any], share: float | None) -> bool:
+    return line["case"].endswith("one class" if share is None else f", {share:g}")
+
+
+def _count(lines: list[dict[str, Any]], name: str) -> str:
+    asked = [line for line in lines if name in line["findings"]]
+    return f"{sum(name in line['found'] for line in asked)} of {len(asked)}" if asked else "-"
 
 
 def area(scores: np.ndarray, positive: np.ndarray) -> float | None:
@@ -220,11 +298,12 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="cases whose name has this in it; repeatable")
     parser.add_argument("--crafted", action="store_true", help="leave out poisons that are not in CACHE")
     parser.add_argument("--out", type=Path, default=ROOT / "audit.jsonl")
+    parser.add_argument("--table", action="store_true", help="write the table of what is there, and stop")
     given = parser.parse_args()
     torch.set_num_threads(1)
     data = Data(given.data, given.cache)
     done = {json.loads(line)["case"] for line in given.out.read_text().splitlines()} if given.out.exists() else set()
-    for case in (*clean_cases(data), *poisoned_cases(data)):
+    for case in () if given.table else (*clean_cases(data), *poisoned_cases(data)):
         if case.name in done or (given.only and not any(word in case.name for word in given.only)):
             continue
         if (
@@ -237,6 +316,8 @@ def main() -> None:
         with given.out.open("a") as file:
             file.write(json.dumps(found) + "\n")
         print(f"{case.name}: {found['verdict']} ({found['seconds']:.0f} s)", flush=True)
+    lines = [json.loads(line) for line in given.out.read_text().splitlines()]
+    given.out.with_suffix(".md").write_text(table(lines))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from kit.layouts import LAYOUTS, arrow_table
 from kit.streams import assemble, purify_source, shard_folder
 from kit.tiny import CONFIG, some_images, tiny_denoiser
 
+from eclipse.data import encoding
 from eclipse.data.picture import encode_png
 from eclipse.data.source import load_imageset, load_pictures, open_source
 from eclipse.data.store import Row, Source
 from eclipse.diffusion.presets import FAST
 from eclipse.errors import EclipseError
-from eclipse.jobs import poison
 from eclipse.jobs.verify import verify
 from eclipse.purification.algorithm import purification
 from eclipse.purification.stream import Treatment
@@ -129,13 +129,13 @@ def test_poison_refuses_what_was_replaced(
     replaced: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clean, made = write_images(tmp_path / "clean", 4), write_images(tmp_path / "poison", 4, seed=1)
-    encode = poison.encode_png
+    encode = encoding.encode_png
 
     def touching(picture: Any) -> bytes:
         later(next((tmp_path / replaced).rglob("*.png")))
         return encode(picture)
 
-    monkeypatch.setattr(poison, "encode_png", touching)
+    monkeypatch.setattr(encoding, "encode_png", touching)
     said = command("poison", clean, "--import", made, "--out", tmp_path / "out")
     assert f"the files of {tmp_path / replaced} were changed" in refusal(said)
     assert not (tmp_path / "out").exists()
@@ -146,13 +146,13 @@ def test_crafting_refuses_what_was_replaced(
     attack: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clean = write_images(tmp_path / "clean", 4)
-    encode = poison.encode_png
+    encode = encoding.encode_png
 
     def touching(picture: Any) -> bytes:
         later(clean / "class0" / "000.png")
         return encode(picture)
 
-    monkeypatch.setattr(poison, "encode_png", touching)
+    monkeypatch.setattr(encoding, "encode_png", touching)
     assert "were changed while" in refusal(command("poison", clean, "--attack", attack, "--out", tmp_path / "out"))
 
 

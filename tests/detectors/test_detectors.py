@@ -41,10 +41,12 @@ def trusted() -> ImageSet:
 
 
 @pytest.fixture(scope="module")
-def half(clean: ImageSet) -> ImageSet:
-    """Two of three rows are poisoned."""
-    rows = np.random.default_rng(0).random(len(clean)) < 0.67
-    return clean.with_images(np.where(rows[:, None, None, None], make_attack("urp").poison(clean).images, clean.images))
+def most(clean: ImageSet) -> ImageSet:
+    """Four of five rows are poisoned."""
+    rows = np.random.default_rng(0).random(len(clean)) < 0.8
+    return clean.with_images(
+        np.where(rows[:, None, None, None], make_attack("urp", radius=16 / 255).poison(clean).images, clean.images)
+    )
 
 
 def test_a_clean_set_is_not_suspicious(clean: ImageSet, trusted: ImageSet) -> None:
@@ -55,18 +57,18 @@ def test_a_clean_set_is_not_suspicious(clean: ImageSet, trusted: ImageSet) -> No
 
 
 def test_a_poison_of_a_part_is_found_and_its_rows_are_told_and_an_audit_goes_on(
-    half: ImageSet, clean: ImageSet, tmp_path: Path
+    most: ImageSet, clean: ImageSet, tmp_path: Path
 ) -> None:
     steps: list[str] = []
     state = State(tmp_path, lambda step: steps.append(step.stage))
-    found = audit(half, work=Work(3, state=state))
+    found = audit(most, work=Work(3, state=state))
     assert found.suspicious and "shortcut" in found.found
-    assert set(found.skipped) == {"harm-trusted", "two-sample"}
-    bad = (half.images != clean.images).any((1, 2, 3))
+    assert set(found.skipped) == {name for name in DETECTORS.names() if "trusted" in DETECTORS.load(name).needs}
+    bad = (most.images != clean.images).any((1, 2, 3))
     assert found.share is not None and found.share[0] <= bad.mean() <= found.share[1]
     assert found.suspicion[bad].mean() > found.suspicion[~bad].mean() + 0.2
     begun = len(steps)
-    assert audit(half, work=Work(3, state=state)).to_dict() == found.to_dict()
+    assert audit(most, work=Work(3, state=state)).to_dict() == found.to_dict()
     assert set(steps[begun:]) == {"detectors"}  # no network was trained again
 
 
@@ -137,7 +139,11 @@ def test_ridge_reads_what_is_linear() -> None:
     assert np.allclose(read.sum(1), 1, atol=1e-5) and (read.argmax(1) == labels[100:]).mean() > 0.95
 
 
-def test_scores_join_with_frames_of_others(clean: ImageSet) -> None:
+def test_scores_join_with_frames_of_others() -> None:
     found = Audit(2, ("a", "b"), {}, {})
     assert found.issues() == {"id": ["a", "b"], "is_poison_issue": [False, False], "poison_score": [1.0, 1.0]}
-    assert "<" not in Audit(2, (), {"<b>": Finding(0, (0, 1), "<i>")}, {})._repr_html_().replace("<p>", "")[:2]
+
+
+def test_text_of_a_set_stays_text_in_a_notebook() -> None:
+    shown = Audit(2, (), {"harm": Finding(0, (0, 1), "<i>")}, {})._repr_html_()
+    assert "&lt;i&gt;" in shown and "<i>" not in shown

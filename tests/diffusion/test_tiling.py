@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from eclipse.diffusion import tiling
 from eclipse.diffusion.compact import CompactUNet
 from eclipse.diffusion.samplers import SAMPLERS
-from eclipse.diffusion.tiling import in_tiles
+from eclipse.diffusion.tiling import in_tiles, pixels_seen
 
 TIME = torch.tensor([3.0, 90.0])
 
@@ -77,3 +77,14 @@ def test_tiles_are_of_about_a_megapixel() -> None:
     tiled(network, torch.zeros(1, 1, 1500, 1100))
     assert len(network.seen) == 1 + 4
     assert max(height * width for height, width in network.seen) < 1.2e6
+
+
+@pytest.mark.parametrize("margin", [None, 16])
+@pytest.mark.parametrize("size", [(83, 61), (16, 200), (8, 8)])
+def test_the_pixels_that_are_seen_are_known_before(
+    small_tiles: Callable[[int], None], size: tuple[int, int], margin: int | None
+) -> None:
+    small_tiles(32)
+    network = Counted(CompactUNet([1, 1], [0, 0], channels=1), margin)
+    tiled(network, torch.zeros(2, 1, *size))
+    assert pixels_seen(*size, margin) == sum(height * width for height, width in network.seen)

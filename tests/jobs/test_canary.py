@@ -40,6 +40,7 @@ def test_the_general_denoiser_takes_most_of_it_away(shared: Path) -> None:
     found = measure(load_denoiser(), HOW, images, "cpu")
     assert found.gain is None and found.warning() is None
     assert 24 < found.psnr < 32 and found.left["AR"] < 0.4 < found.left["LSP"] < 1
+    assert found.gray["LSP"] < 0.6 * found.left["LSP"]
 
 
 def test_a_denoiser_of_one_step_is_warned_of(shared: Path) -> None:

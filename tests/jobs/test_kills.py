@@ -23,7 +23,7 @@ KILLS = {
     ("poison", POISON): [Kill("saved state", 1), Kill("saved state", 2, 0.007), Kill("saved state", 1, 0.003)],
     ("poison", EM): [Kill("saved state", 1), Kill("saved state", 2, 0.007)],
     ("purify", PURIFY): [
-        Kill("training step", 5, 0.017),
+        Kill("training step", 6, 0.017),  # four are of the estimate
         Kill("denoised batch", 1),  # nothing is stored then
         Kill("shard", 1),
         Kill("denoised batch", 3, 0.013),

@@ -63,6 +63,23 @@ def test_the_command_writes_a_page_whose_commands_work(tmp_path: Path, denoiser_
     line[line.index("PURIFIED")] = str(tmp_path / "purified")
     assert command(*line[1:], "--dry-run").code == 0
     assert command("preview", images, "--out", page).code == 0  # with the general one
+    assert command("preview", images, "--out", page, "--max-side", 6).code == 0
+    assert page.read_text(encoding="utf-8").count("--max-side 6") == len(LEVELS)
     both = refusal(command("preview", images, "--denoiser", denoiser_folder, "--trusted", images))
     assert "expected one" in both
     assert "preview.html" in refusal(command("preview", images, "--out", tmp_path))
+
+
+def test_larger_images_are_reduced_first(tmp_path: Path) -> None:
+    write_images(tmp_path / "set", 5, side=40)
+    found = preview(open_source(tmp_path / "set", longest=20), tiny_denoiser(), "cpu")
+    assert {image.shape for image in found.images} == {(3, 20, 20)} and found.max_side == 20
+
+
+@pytest.mark.usefixtures("tiny_fast")
+def test_trusted_images_that_do_not_fit_are_told(tmp_path: Path, command: Command) -> None:
+    images, trusted = write_images(tmp_path / "set", 5, side=32), write_images(tmp_path / "trusted", 60)
+    words = ("preview", images, "--trusted", trusted, "--out", tmp_path / "page.html")
+    said = command(*words)
+    assert said.code == 0 and "note: trusted and suspicious images differ" in said.out
+    assert "shorter sides have 8 and 32 pixels" in said.out

@@ -26,7 +26,7 @@ from eclipse.diffusion.checkpoint import load_denoiser
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.presets import FAST
 from eclipse.errors import EclipseError
-from eclipse.purification import shards, stream
+from eclipse.purification import algorithm, shards, stream
 from eclipse.purification.algorithm import Purification, denoise, purification
 from eclipse.purification.arrays import purify
 from eclipse.purification.compensation import once
@@ -430,6 +430,23 @@ def test_progress_counts_every_row_once_also_when_resumed(denoiser: Denoiser, tm
     purify_source(source, denoiser, out, JOB, batch=2, tell=seen.append)
     assert [progress.done for progress in seen] == [*range(finished + 2, 13, 2), 13]
     assert all(p.total == 13 and p.images_per_s > 0 and 0 < p.busy <= 1 for p in seen)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_progress_moves_within_a_batch_with_the_pixels(
+    denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    monkeypatch.setattr(stream, "TOLD_PIXELS", 1)
+    monkeypatch.setattr(algorithm, "GROUP_PIXELS", {"cpu": 4 * 8 * 8})  # four images at a time
+    job = Treatment(purification(FAST, CONFIG, steps=steps), seed=0, device="cpu")
+    source, seen = open_source(archive(tmp_path / "in.npz")), list[Progress]()
+    purify_source(source, denoiser, tmp_path / "out.npz", job, batch=8, tell=seen.append)
+    shares = [progress.share * 13 for progress in seen]
+    parts = 2 * steps  # of each batch: of 8 images, and of 5 that are filled up to 8
+    expected = [*(8 * i / parts for i in range(1, parts + 1)), *(8 + 5 * i / parts for i in range(1, parts + 1))]
+    np.testing.assert_allclose(shares, expected)
+    assert [progress.done for progress in seen] == [0] * (parts - 1) + [8] * parts + [13]
+    assert all(p.seconds_left == pytest.approx((13 - p.done - p.begun) / p.images_per_s) for p in seen)
 
 
 class Counting(ArrayStore):

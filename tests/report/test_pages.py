@@ -14,6 +14,7 @@ from kit.verdicts import write_audit, write_choice
 
 from eclipse.data.source import open_source
 from eclipse.diffusion.checkpoint import load_denoiser
+from eclipse.jobs.explain import explain_job
 from eclipse.jobs.job import carry_out
 from eclipse.jobs.preview import LEVELS, preview
 from eclipse.jobs.purify import purify_job
@@ -41,7 +42,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory, denoiser_folder: Path) -> di
     write_page(found, str(place / "set"), denoiser_folder, place / "preview.html")
     write_audit(place / "audit")
     write_choice(place / "choice")
+    before, after = place / HOSTILE / "before", place / HOSTILE / "after"
+    write_images(before, 6, side=20), write_images(after, 6, side=20, seed=1)
+    carry_out(explain_job(str(after), str(before), place / "explanation"))
     return {
+        "explanation": write_report(place / "explanation")[0],
         "audit": write_report(place / "audit")[0],
         "choice": write_report(place / "choice")[0],
         "preview": place / "preview.html",
@@ -82,7 +87,7 @@ def opened(browser: Any, path: Path, **options: Any) -> Opened:
     return Opened(page, told, [url for url in asked if not url.startswith("data:")])
 
 
-@pytest.mark.parametrize("kind", ["audit", "choice", "purification", "preview", "grid"])
+@pytest.mark.parametrize("kind", ["audit", "choice", "purification", "preview", "grid", "explanation"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_is_quiet_and_keeps_to_itself_and_names_in_it_are_text(
     kind: str, scheme: str, pages: dict[str, Path], browser: Any
@@ -96,7 +101,7 @@ def test_a_page_is_quiet_and_keeps_to_itself_and_names_in_it_are_text(
     assert light == (scheme == "light")
 
 
-@pytest.mark.parametrize("kind", ["audit", "choice", "purification", "preview", "grid"])
+@pytest.mark.parametrize("kind", ["audit", "choice", "purification", "preview", "grid", "explanation"])
 def test_a_phone_need_not_scroll_sideways(kind: str, pages: dict[str, Path], browser: Any) -> None:
     page = opened(browser, pages[kind], viewport=PHONE).page
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]

@@ -14,8 +14,9 @@ import torch
 from kit.commands import Command, refusal, write_images
 from kit.layouts import LAYOUTS
 from kit.tiny import some_images
+from PIL import Image
 
-from eclipse.data.output import FORMATS, write_output
+from eclipse.data.output import FORMATS, fingerprint_of_output, write_output
 from eclipse.data.picture import encode_png, repainted
 from eclipse.data.similarity import ssim
 from eclipse.data.source import open_source
@@ -25,8 +26,8 @@ from eclipse.report.purified import figures
 from eclipse.report.purified.measure import CARDS, FREQUENCIES, PLACES, ROWS, Pair, measure, rows_to_read
 
 
-def halved(source: Source, out: Path, format: str | None, skipped: frozenset[str] = frozenset()) -> Source:
-    """A copy in which each value is half of what it was."""
+def halved(source: Source, out: Path, format: str | None, skipped: frozenset[str] = frozenset()) -> str:
+    """Write a copy in which each value is half of what it was; its fingerprint."""
 
     def pictures() -> Iterable[tuple[str, bytes]]:
         for row in source.rows():
@@ -34,8 +35,7 @@ def halved(source: Source, out: Path, format: str | None, skipped: frozenset[str
                 picture = row.picture()
                 yield row.id, encode_png(repainted(picture, picture.rgb // 2))
 
-    write_output(source, iter(pictures()), out, format, skipped)
-    return open_source(out)
+    return write_output(source, iter(pictures()), out, format, skipped)
 
 
 @pytest.mark.parametrize("format", [None, *FORMATS])
@@ -47,8 +47,9 @@ def test_every_row_is_paired_with_what_became_of_it(layout: str, format: str | N
     kept = source.root.suffix if source.root is not None and format in (None, source.layout) else ""
     out = tmp_path / f"out{kept or (f'.{format}' if format in ('parquet', 'npz') else '')}"
     left_out = [row for i, row in enumerate(source.rows()) if i in (0, 4, 5)]
-    output = halved(source, out, format, frozenset(row.id for row in left_out))
-    pairs = list[Pair]()
+    made = halved(source, out, format, frozenset(row.id for row in left_out))
+    output, pairs = open_source(out), list[Pair]()
+    assert fingerprint_of_output(source, output, [row.name for row in left_out]) == made
     found = measure(source, output, [row.name for row in left_out], pairs.append)
     assert (found.rows, found.images) == (len(source) - 3, len(source) - 3)
     assert pairs and all((pair.after == pair.before // 2).all() for pair in pairs)
@@ -120,7 +121,8 @@ def test_images_of_many_sizes_have_no_mean_and_the_rest_is_told(tmp_path: Path) 
     write_images(tmp_path / "set", 3, side=9)
     write_images(tmp_path / "set" / "large", 2, side=150)
     source = open_source(tmp_path / "set")
-    found = measure(source, halved(source, tmp_path / "out", None), [], id)
+    halved(source, tmp_path / "out", None)
+    found = measure(source, open_source(tmp_path / "out"), [], id)
     assert not found.patterns and found.constancy is None
     assert found.sizes == ((9, 9), (150, 150)) and np.isfinite(found.psnr).all()
 
@@ -191,6 +193,8 @@ def test_what_is_no_finished_purification_of_these_images_is_refused(purified: P
     manifest.write_text(json.dumps(good))
     image = next(purified.rglob("000.png"))
     shutil.copy(next((purified / "class1").rglob("*.png")), image)
+    assert "does not hold the images that its manifest tells of" in refusal(command("report", purified))
+    manifest.write_text(json.dumps({name: value for name, value in good.items() if name != "output fingerprint"}))
     assert "is not what became of" in refusal(command("report", purified))
     image.unlink()
     assert "expected the data set that it was written for" in refusal(command("report", purified))
@@ -213,3 +217,17 @@ def test_a_plot_is_the_same_bytes_in_the_colors_of_the_page_and_stands_for_itsel
     one, again, other = (str(plot(draw, (2, 2), label)) for label in ("a", "a", "b"))
     assert one == again and "var(--muted)" in one and "#0102" not in one and "$&lt;b&gt;" in one
     assert not set(re.findall(r'id="([^"]*)"', one)) & set(re.findall(r'id="([^"]*)"', other))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB"])
+@pytest.mark.parametrize("format", ["folder", "parquet", "npz", "webdataset"])
+def test_the_fingerprint_of_gray_images_is_found_again(tmp_path: Path, mode: str, format: str) -> None:
+    if (mode, format) == ("LA", "npz"):
+        pytest.skip("alpha has no place in an .npz")
+    (tmp_path / "set").mkdir()
+    for i in range(3):
+        color = {"L": 40 * i, "LA": (40 * i, 9), "RGB": (40 * i, 9, 7)}[mode]
+        Image.new(mode, (9, 9), color).save(tmp_path / "set" / f"{i}.png")
+    source, out = open_source(tmp_path / "set"), tmp_path / f"out.{format}"
+    made = halved(source, out, format)
+    assert fingerprint_of_output(source, open_source(out), []) == made

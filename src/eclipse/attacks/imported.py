@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eclipse.data.layouts.folder import FolderStore, png_path
+from eclipse.data.layouts.folder import FolderStore, without_ending
 from eclipse.data.layouts.npz import array_headers, load_array
 from eclipse.data.picture import Picture, Pixels, size_in_words
 from eclipse.data.pixels import add
@@ -158,8 +158,8 @@ def _order(clean: Source, poisoned: Source) -> list[int] | None:
     """The place of the image for each clean row among the poisoned ones; None where it is the same."""
     if poisoned.layout == "folder":
         names = _image_names(poisoned)
-        places = {png_path(name): place for place, name in enumerate(names)}
-        wanted = [png_path(name) for name in _image_names(clean)] if clean.layout == "folder" else []
+        places = {without_ending(name): place for place, name in enumerate(names)}
+        wanted = [without_ending(name) for name in _image_names(clean)] if clean.layout == "folder" else []
         if sorted(wanted) == sorted(places) and len(places) == len(names):
             return [places[name] for name in wanted]
         if any(map(_number, names)) and (not poisoned.has_labels or len(poisoned) == len(clean)):

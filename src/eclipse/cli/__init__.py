@@ -18,6 +18,7 @@ from eclipse.cli import (
     demo,
     denoiser,
     doctor,
+    explain,
     methods,
     poison,
     preview,
@@ -74,6 +75,7 @@ app.command("detectors", help=methods.DETECTORS_HELP)(methods.detectors)
 app.command("poison", help=poison.HELP)(poison.poison)
 app.command("verify", help=verify.HELP)(verify.verify)
 app.command("attacks", help=methods.ATTACKS.help)(methods.ATTACKS)
+app.command("explain", help=explain.HELP)(explain.explain)
 app.command("train", help=train.HELP)(train.train)
 app.command("defenses", help=methods.DEFENSES.help)(methods.DEFENSES)
 app.command("bench", help=bench.HELP)(bench.bench)
@@ -124,7 +126,7 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
-_GOES_ON = {"purify", "audit", "choose", "poison", "train", "bench", "denoiser"}
+_GOES_ON = {"purify", "audit", "choose", "explain", "poison", "train", "bench", "denoiser"}
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",

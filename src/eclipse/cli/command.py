@@ -18,6 +18,10 @@ Resize: TypeAlias = Annotated[
     int | None,
     typer.Option(help="make every image a square of N pixels: the shorter side N, cut in the middle", metavar="N"),
 ]
+MaxSide: TypeAlias = Annotated[
+    int | None,
+    typer.Option(help="first reduce images whose longer side has more pixels, keeping proportions", metavar="N"),
+]
 Preset: TypeAlias = Annotated[
     str, typer.Option(help="fast (any size, minutes on a CPU) or paper (32x32, days on a GPU)")
 ]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import DryRun, ImageColumn, JsonLines, Preset, Start, carry_out
+from eclipse.cli.command import DryRun, ImageColumn, JsonLines, MaxSide, Preset, Start, carry_out
 
 app = typer.Typer(help="Train, import and inspect denoisers.", no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -24,6 +24,7 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(help="decides weights, order and noise")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    max_side: MaxSide = None,
     image_column: ImageColumn = None,
     dry_run: DryRun = False,
     json_lines: JsonLines = False,

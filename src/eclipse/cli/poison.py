@@ -44,6 +44,7 @@ def poison(
         str | None,
         typer.Option(help="folder, parquet, npz or webdataset", show_default="as --out is named, else as the input"),
     ] = None,
+    image_format: Annotated[str, typer.Option(help="of image files: png or webp (smaller, without loss)")] = "png",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     dry_run: DryRun = False,

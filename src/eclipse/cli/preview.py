@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import ImageColumn, JsonLines
+from eclipse.cli.command import ImageColumn, JsonLines, MaxSide
 
 HELP = """Show a few images at several noise levels, before you purify them all.
 
     eclipse preview IMAGES
 
     eclipse preview IMAGES --trusted CLEAN
+
+    eclipse preview IMAGES --max-side 256
 
 Writes one HTML page: two dozen images of IMAGES at each level with sliders, what each level leaves of known
 perturbations, the time that the whole set will take, and the command for it.
@@ -27,6 +29,7 @@ def preview(
     denoiser: Annotated[
         Path | None, typer.Option(help="a denoiser from 'eclipse denoiser', instead of --trusted")
     ] = None,
+    max_side: MaxSide = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     image_column: ImageColumn = None,
     json_lines: JsonLines = False,
@@ -39,6 +42,7 @@ def preview(
     from eclipse.diffusion.checkpoint import GENERAL, load_denoiser
     from eclipse.errors import EclipseError
     from eclipse.jobs.denoiser import denoiser_job
+    from eclipse.jobs.match import mismatch
     from eclipse.jobs.preview import preview as make
     from eclipse.jobs.purify import check_one_denoiser
     from eclipse.report.preview import write_page
@@ -46,10 +50,15 @@ def preview(
     check_one_denoiser(trusted, denoiser)
     if out.is_dir() or not out.parent.is_dir():
         raise EclipseError(f"the output {out} is a folder or lies in none; expected the path of a page: preview.html")
-    where, source = resolve_device(device), open_source(images, image_column=image_column)
+    where = resolve_device(device)
+    source = open_source(images, image_column=image_column, longest=max_side)
     if trusted is not None:
+        clean = open_source(trusted, image_column=image_column, longest=max_side)
+        if (difference := mismatch(source, clean)) is not None:
+            say(f"note: {difference}")
         denoiser = out.with_suffix(".denoiser")
-        carry_out(denoiser_job(trusted, denoiser, device=device, image_column=image_column), False, json_lines)
+        job = denoiser_job(trusted, denoiser, device=device, image_column=image_column, max_side=max_side)
+        carry_out(job, False, json_lines)
     with Show(as_json=json_lines) as show:
         found = make(source, load_denoiser(denoiser or GENERAL), where, show.tell)
     write_page(found, images, denoiser, out)

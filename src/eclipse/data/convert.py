@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from eclipse.data.layouts.folder import FolderStore, is_image, png_path
+from eclipse.data.encoding import SUFFIXES
+from eclipse.data.layouts.folder import FolderStore, is_image, without_ending
 from eclipse.data.layouts.npz import open_member, write_header
 from eclipse.data.layouts.tree import folded, place
 from eclipse.data.layouts.webdataset import NAMES_FILE, add_member
@@ -44,12 +45,12 @@ def carried(source: Source, format: str) -> Mapping[str, Any]:
 
 
 def renewed(source: Source, new: Replacements, fields: Collection[str]) -> Iterator[Renewed]:
-    """Yield each row that stays, its new PNG, and what it tells in these fields."""
+    """Yield each row that stays, its new image, and what it tells in these fields."""
     others = source.store.others(source.span.start, source.span.stop)
     for row, other in zip(source.labelled(), others, strict=True):
-        png = new.take(row.id)
-        if png is not None:
-            yield row, png, {name: value for name, value in other.items() if name in fields}
+        image = new.take(row.id)
+        if image is not None:
+            yield row, image, {name: value for name, value in other.items() if name in fields}
 
 
 def class_folders(source: Source) -> tuple[str, ...] | None:
@@ -65,8 +66,13 @@ def class_folders(source: Source) -> tuple[str, ...] | None:
     return folders
 
 
-def check_rows(source: Source, format: str) -> None:
+def check_rows(source: Source, format: str, suffix: str) -> None:
     """Refuse, before any work, labels and names that a format cannot hold.
+
+    Args:
+        source: the data set.
+        format: that it is converted to.
+        suffix: of the new images.
 
     Raises:
         EclipseError: names the first row.
@@ -88,7 +94,7 @@ def check_rows(source: Source, format: str) -> None:
                 "--format parquet, or leave such images out"
             )
         if format in ("folder", "webdataset") and not row.id.isdecimal():
-            _check_key(row, format, _class_of(row, folders) or "", taken)
+            _check_key(row, format, _class_of(row, folders) or "", suffix, taken)
 
 
 @lru_cache(maxsize=8)  # a job checks its output several times
@@ -131,10 +137,10 @@ def _check_names(names: Sequence[str], format: str) -> None:
             )
 
 
-def _check_key(row: Row, format: str, folder: str, taken: dict[str, str]) -> None:
+def _check_key(row: Row, format: str, folder: str, suffix: str, taken: dict[str, str]) -> None:
     """Refuse two rows that would become one file or one sample, and a file with too long a name."""
-    key = shard_key(row.id) if format == "webdataset" else f"{folder}/{folded(_file_name(row.id))}"
-    if format == "folder" and len(_file_name(row.id).encode()) > _MOST_NAME_BYTES:
+    key = shard_key(row.id) if format == "webdataset" else f"{folder}/{folded(_stem(row.id))}"
+    if format == "folder" and len((_stem(row.id) + suffix).encode()) > _MOST_NAME_BYTES:
         raise EclipseError(f"{row.name} has too long a path for one file name; expected less than 255 bytes: rename it")
     if key in taken:
         raise EclipseError(
@@ -144,17 +150,17 @@ def _check_key(row: Row, format: str, folder: str, taken: dict[str, str]) -> Non
 
 
 def to_folder(source: Source, target: Path, new: Replacements) -> None:
-    """Write ``CLASS/ID.png``, or ``ID.png`` without labels; what else a row tells goes to metadata.jsonl."""
+    """Write ``CLASS/ID.png``, say, or ``ID.png`` without labels; what else a row tells goes to metadata.jsonl."""
     target.mkdir()
     folders = class_folders(source)
     with ExitStack() as stack:
         lines = None
-        for row, png, other in renewed(source, new, carried(source, "folder")):
-            name = _file_name(row.id)
+        for row, image, other in renewed(source, new, carried(source, "folder")):
+            name = _stem(row.id) + new.suffix
             label = _class_of(row, folders)
             path = name if label is None else f"{label}/{name}"
             with open(place(target, path), "xb") as file:
-                file.write(png)
+                file.write(image)
             if other:
                 lines = lines or stack.enter_context(open(target / "metadata.jsonl", "wb"))
                 known = {"file_name": path} if label is None else {"file_name": path, "label": label}
@@ -170,7 +176,7 @@ def rows_of_folder(folder: Source, source: Source) -> Iterator[Row] | None:
     if not isinstance(folder.store, FolderStore) or isinstance(source.store, FolderStore):
         return None
     paths = _by_name(folder)
-    names = [_file_name(row.id) for row in source.outline()]
+    names = [_stem(row.id) for row in source.outline()]
     if len(paths) < len(folder) or paths.keys() != set(names):
         return None
     return (folder.store.read_one(paths[name]) for name in names)
@@ -187,20 +193,27 @@ def finder(folder: Source, source: Source) -> Callable[[str], Row] | None:
     paths = None if isinstance(source.store, FolderStore) else _by_name(folder)
 
     def find(id: str) -> Row:
-        path = png_path(id) if paths is None else paths.get(_file_name(id), "")
-        if not path or not (store.root / path).is_file():
+        path = _renewed(store.root, id) if paths is None else paths.get(_stem(id), "")
+        if not path:
             raise EclipseError(f"{folder.spec} has no image for {id} of {source.spec}; expected it as it was made")
         return store.read_one(path)
 
     return find
 
 
+def _renewed(folder: Path, id: str) -> str:
+    """The id of what became of an image in a folder of the same layout, of any format; nothing where there is none."""
+    paths = (without_ending(id) + suffix for suffix in SUFFIXES)
+    return next((path for path in paths if (folder / path).is_file()), "")
+
+
 def _by_name(folder: Source) -> dict[str, str]:
-    return {row.id.rpartition("/")[2]: row.id for row in folder.outline()}
+    """The ids of a folder by what ``_stem`` gave of those that they were made of."""
+    return {without_ending(row.id.rpartition("/")[2]): row.id for row in folder.outline()}
 
 
-def _file_name(row: str) -> str:
-    return row.replace("/", "_") + ".png"
+def _stem(row: str) -> str:
+    return row.replace("/", "_")
 
 
 def _class_of(row: Row, folders: tuple[str, ...] | None) -> str | None:
@@ -210,7 +223,7 @@ def _class_of(row: Row, folders: tuple[str, ...] | None) -> str | None:
 
 
 def to_webdataset(source: Source, target: Path, new: Replacements) -> None:
-    """Write shards of 1000 rows with ``KEY.png``, ``KEY.cls`` and, for what else it tells, ``KEY.json``."""
+    """Write shards of 1000 rows with ``KEY.png``, say, ``KEY.cls`` and, for what else it tells, ``KEY.json``."""
     target.mkdir()
     if source.class_names is not None:
         (target / NAMES_FILE).write_text("".join(f"{name}\n" for name in source.class_names), encoding="utf-8")
@@ -218,14 +231,14 @@ def to_webdataset(source: Source, target: Path, new: Replacements) -> None:
     for number, first in enumerate(rows):
         with tarfile.open(target / f"shard-{number:06d}.tar", "w") as tar:
             keys: set[str] = set()
-            for row, png, other in chain([first], islice(rows, _SHARD_ROWS - 1)):
+            for row, image, other in chain([first], islice(rows, _SHARD_ROWS - 1)):
                 key = shard_key(row.id)
                 if key in keys:
                     raise EclipseError(
                         f"{row.name} and another image would share the key {key!r}; expected one of each name"
                     )
                 keys.add(key)
-                _add_sample(tar, key, row, png, other)
+                _add_sample(tar, key, row, image, other, new.suffix)
 
 
 def shard_key(row: str) -> str:
@@ -233,8 +246,8 @@ def shard_key(row: str) -> str:
     return (os.path.splitext(row)[0] if is_image(row) else row).replace(".", "_")
 
 
-def _add_sample(tar: tarfile.TarFile, key: str, row: Row, png: bytes, other: Mapping[str, Any]) -> None:
-    add_member(tar, f"{key}.png", png)
+def _add_sample(tar: tarfile.TarFile, key: str, row: Row, image: bytes, other: Mapping[str, Any], suffix: str) -> None:
+    add_member(tar, key + suffix, image)
     if row.label is not None:
         add_member(tar, f"{key}.cls", str(row.label).encode())
     if other:
@@ -253,8 +266,8 @@ def to_parquet(source: Source, target: Path, new: Replacements) -> None:
     others = carried(source, "parquet")
     schema = image_schema(source.class_names, source.has_labels, others)
     rows = (
-        (png, png_path(row.id), {**other, "label": row.label} if source.has_labels else other)
-        for row, png, other in renewed(source, new, others)
+        (image, without_ending(row.id) + new.suffix, {**other, "label": row.label} if source.has_labels else other)
+        for row, image, other in renewed(source, new, others)
     )
     batches = iter(lambda: list(islice(rows, _BATCH_ROWS)), [])
     write_batches(PARQUET, target, schema, "image", (image_batch(schema, batch) for batch in batches))
@@ -278,8 +291,8 @@ def to_npz(source: Source, target: Path, new: Replacements) -> None:
 def _of_one_size(source: Source, new: Replacements, columns: dict[str, list[Any]]) -> Iterator[Pixels]:
     """Yield the pixels (H, W, 3) of each row, and gather its label and fields."""
     shape: tuple[int, ...] = ()
-    for row, png, other in renewed(source, new, carried(source, "npz")):
-        picture = decode(png, row.name)
+    for row, image, other in renewed(source, new, carried(source, "npz")):
+        picture = decode(image, row.name)
         pixels = picture.rgb.transpose(1, 2, 0)
         shape = shape or pixels.shape
         if problem := _misfit(row, pixels.shape == shape, picture.alpha is not None):

@@ -2,7 +2,7 @@
 
 from eclipse.data.imageset import ImageSet as ImageSet
 from eclipse.data.layouts.folder import is_image as is_image
-from eclipse.data.layouts.folder import png_path as png_path
+from eclipse.data.layouts.folder import without_ending as without_ending
 from eclipse.data.layouts.tree import place as place
 from eclipse.data.layouts.tree import walk as walk
 from eclipse.data.picture import Picture as Picture

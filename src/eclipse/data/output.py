@@ -3,16 +3,20 @@
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
 from itertools import filterfalse, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from eclipse.data.convert import carried, check_rows, to_folder, to_npz, to_parquet, to_webdataset
+from eclipse.data.convert import carried, check_rows, finder, to_folder, to_npz, to_parquet, to_webdataset
+from eclipse.data.encoding import PNG, Encoding
 from eclipse.data.layouts.folder import FolderStore
 from eclipse.data.layouts.references import is_metadata
-from eclipse.data.store import Replacements, Source
+from eclipse.data.picture import encode_png, form_of
+from eclipse.data.store import Replacements, Row, Source
 from eclipse.errors import EclipseError, unknown
 
 if TYPE_CHECKING:
@@ -38,17 +42,18 @@ def named_format(source: Source, out: Path, format: str | None) -> str | None:
     return told if format is None and told != source.layout else format
 
 
-def check_output(source: Source, out: Path, format: str | None = None) -> None:
+def check_output(source: Source, out: Path, format: str | None = None, encoding: Encoding = PNG) -> None:
     """Refuse, before any work, an output that could not be written.
 
     Args:
         source: the data set that goes in.
         out: the path that the result will have.
         format: one of `FORMATS`, or None for the layout of the input (Parquet for the Hub).
+        encoding: of the new images.
 
     Raises:
-        EclipseError: for an unknown format, content that it cannot hold, names that would collide, a path that is
-            the input, lies in it or contains it, that exists already, or that cannot be made.
+        EclipseError: for an unknown format, content or image files that it cannot hold, names that would
+            collide, a path that is the input, lies in it or contains it, that exists already, or that cannot be made.
     """
     if format is not None and format not in FORMATS:
         raise unknown("format", format, FORMATS)
@@ -62,10 +67,12 @@ def check_output(source: Source, out: Path, format: str | None = None) -> None:
     if out.is_symlink() or (out.exists() and not (is_folder and out.is_dir() and not any(out.iterdir()))):
         raise EclipseError(f"{out} exists already; expected a new path: choose another one or remove it")
     _check_ending(source, out, format)
-    _check_content(source, out, format)
+    if encoding != PNG:
+        _check_encoding(source, format, encoding)
+    _check_content(source, out, format, encoding.suffix)
 
 
-def describe_rest(source: Source, format: str | None) -> tuple[Mapping[str, Any], list[str]]:
+def describe_rest(source: Source, format: str | None, suffix: str = PNG.suffix) -> tuple[Mapping[str, Any], list[str]]:
     """Tell what becomes of all that is neither image nor label nor column: entries of the manifest, and notes."""
     told, notes = dict[str, Any](), list[str]()
     left, shown = _listed(_left_behind(source, format))
@@ -80,10 +87,12 @@ def describe_rest(source: Source, format: str | None) -> tuple[Mapping[str, Any]
             "the images is that of the old ones"
         )
     is_folder = isinstance(source.store, FolderStore) and _keeps_layout(source, format)
-    outdated, shown = _listed(cast(FolderStore, source.store).outdated() if is_folder else iter(()))
+    outdated, shown = _listed(cast(FolderStore, source.store).outdated(suffix) if is_folder else iter(()))
     if outdated["count"]:
         told["outdated"] = outdated
-        notes.append(f"images are named with endings that become .png in {shown}: write these anew for the new images")
+        notes.append(
+            f"images are named with endings that become {suffix} in {shown}: write these anew for the new images"
+        )
     return told, notes
 
 
@@ -126,19 +135,25 @@ def check_apart(out: Path, other: Source, what: str) -> None:
 
 
 def write_output(
-    source: Source, pictures: Iterator[tuple[str, bytes]], place: Path, format: str | None, skipped: frozenset[str]
+    source: Source,
+    pictures: Iterator[tuple[str, bytes]],
+    place: Path,
+    format: str | None,
+    skipped: frozenset[str],
+    suffix: str = PNG.suffix,
 ) -> str:
     """Write a whole data set with new images.
 
     Args:
         source: the data set that went in; labels, other columns and other files are read from it again.
-        pictures: (id, PNG) of every row that is not skipped, in the order of the source.
+        pictures: (id, encoded image) of every row that is not skipped, in the order of the source.
         place: where there is nothing yet.
         format: as for `check_output`.
         skipped: the ids of the rows to leave out.
+        suffix: that of the encoding of the pictures.
 
     Returns:
-        SHA-256 over the ids and the PNG bytes, in order.
+        SHA-256 over the ids and the encoded images, in order.
 
     Raises:
         EclipseError: an image does not fit the format, the source is not as it was, or the disk is full.
@@ -146,7 +161,7 @@ def write_output(
     if len(skipped) >= len(source):
         raise EclipseError(f"all {len(source)} images of {source.spec} were left out; expected at least one good one")
     digest = hashlib.sha256()
-    new = Replacements(_digested(pictures, digest), skipped)
+    new = Replacements(_digested(pictures, digest), skipped, suffix)
     with _one_sentence():
         source.fingerprint()  # to be compared, where nobody has asked for it before
         if _keeps_layout(source, format):
@@ -160,15 +175,50 @@ def write_output(
     return digest.hexdigest()
 
 
+def fingerprint_of_output(source: Source, output: Source, skipped: Collection[str]) -> str:
+    """What ``write_output`` gave, of an output that was opened again; all of it is read.
+
+    Args:
+        source: the data set that went in.
+        output: what it became.
+        skipped: the names of the rows that were left out.
+
+    Raises:
+        EclipseError: the output has no image for a row.
+    """
+    digest = hashlib.sha256()
+    find, news = finder(output, source), output.rows()
+    for old in source.rows():
+        if old.name in skipped:
+            continue
+        new = next(news, None) if find is None else find(old.id)
+        digest.update(old.id.encode("utf-8", "surrogatepass"))
+        digest.update(b"" if new is None else _encoded(old, new))
+    return digest.hexdigest()
+
+
+def _encoded(old: Row, new: Row) -> bytes:
+    """The image of a new row as it was handed over: plain pixels were a PNG, of one plane where the old row is gray."""
+    if isinstance(new.data, bytes):
+        return new.data
+    picture = new.picture()
+    return encode_png(picture if picture.gray else replace(picture, gray=old.picture().gray))
+
+
 def _digested(pictures: Iterator[tuple[str, bytes]], digest: "hashlib._Hash") -> Iterator[tuple[str, bytes]]:
-    for id, png in pictures:
+    for id, image in pictures:
         digest.update(id.encode("utf-8", "surrogatepass"))
-        digest.update(png)
-        yield id, png
+        digest.update(image)
+        yield id, image
 
 
 def _keeps_layout(source: Source, format: str | None) -> bool:
     return source.layout != "hub" and format in (None, source.layout)
+
+
+def _written(source: Source, format: str | None) -> str:
+    """The layout of the output."""
+    return source.layout if _keeps_layout(source, format) else format or "parquet"
 
 
 def _makes_folder(source: Source, format: str | None) -> bool:
@@ -193,7 +243,7 @@ def _check_place(source: Source, out: Path) -> None:
 def _check_ending(source: Source, out: Path, format: str | None) -> None:
     """A name such as ``purified.parquet`` tells what the user expects to get."""
     expected = _ENDINGS.get(out.suffix.lower())
-    written = (format or "parquet") if not _keeps_layout(source, format) else source.layout
+    written = _written(source, format)
     if expected is not None and expected != written:
         raise EclipseError(
             f"{out} is named like {expected}, but would be written as {written}; expected a fitting name: "
@@ -201,12 +251,35 @@ def _check_ending(source: Source, out: Path, format: str | None) -> None:
         )
 
 
-def _check_content(source: Source, out: Path, format: str | None) -> None:
+def _check_encoding(source: Source, format: str | None, encoding: Encoding) -> None:
+    if (written := _written(source, format)) in _OF_ONE_SIZE:
+        raise EclipseError(
+            f"--image-format {encoding}, and the layout {written} holds plain pixels; expected --format folder, "
+            "parquet or webdataset with it, or leave it out"
+        )
+    if problem := _unencodable(source, encoding):
+        raise EclipseError(problem)
+
+
+@lru_cache(maxsize=8)  # a job checks its output several times
+def _unencodable(source: Source, encoding: Encoding) -> str:
+    """What is wrong with the first image that a format cannot hold, by its header; nothing where all fit."""
+    for row in source.rows():
+        form = None if row.absent else form_of(row.data)
+        if form is not None:  # others are told, or left out, when they are read
+            try:
+                encoding.check(row.name, *row.size_after(*form[0]), form[1])
+            except EclipseError as error:
+                return str(error)
+    return ""
+
+
+def _check_content(source: Source, out: Path, format: str | None, suffix: str) -> None:
     if isinstance(source.store, FolderStore) and format in (None, "folder", "webdataset"):
-        source.store.check_names(out)
+        source.store.check_names(out, suffix)
         if format != "webdataset":
             source.store.check_metadata()
-    written = source.layout if _keeps_layout(source, format) else format or "parquet"
+    written = _written(source, format)
     if source.layout in _TABLES:
         from eclipse.data.layouts.table import TableStore
 
@@ -215,7 +288,7 @@ def _check_content(source: Source, out: Path, format: str | None) -> None:
             return source.store.check_columns()
         source.store.check_others(written, source.span)
     if not _keeps_layout(source, format):
-        check_rows(source, written)
+        check_rows(source, written, suffix)
 
 
 @contextmanager

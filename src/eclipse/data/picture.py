@@ -1,4 +1,4 @@
-"""One image: from encoded bytes or a raw array to pixels, and back to PNG without loss."""
+"""One image: from encoded bytes or a raw array to pixels, and back to a PNG without loss."""
 
 import io
 import re

@@ -58,10 +58,15 @@ class Row:
 
 
 class Replacements:
-    """The new images of a data set, handed out in the order of its rows."""
+    """The new images of a data set, handed out in the order of its rows.
 
-    def __init__(self, pictures: Iterator[tuple[str, bytes]], skipped: frozenset[str]) -> None:
-        self.skipped = skipped
+    Attributes:
+        skipped: the ids of the rows to leave out.
+        suffix: what names of the new images end with, by their format: ``.png``, ``.webp`` or ``.jpg``.
+    """
+
+    def __init__(self, pictures: Iterator[tuple[str, bytes]], skipped: frozenset[str], suffix: str) -> None:
+        self.skipped, self.suffix = skipped, suffix
         self._pictures = pictures
 
     def keeps(self, row: str) -> bool:
@@ -69,16 +74,16 @@ class Replacements:
         return row not in self.skipped
 
     def take(self, row: str) -> bytes | None:
-        """Return the PNG of the next row, or None when the row with this id is left out."""
+        """Return the encoded image of the next row, or None when the row with this id is left out."""
         if not self.keeps(row):
             return None
-        got, png = next(self._pictures, (None, b""))
+        got, image = next(self._pictures, (None, b""))
         if got != row:
             raise EclipseError(
                 f"the new image for row {row} is missing (the next one is for {got}); expected the data set not to "
                 "change while it is worked on: start again with another --out"
             )
-        return png
+        return image
 
     def finish(self) -> None:
         """Raise if images are left over."""

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eclipse.classifiers.fit import RECIPES, unit_rows
+from eclipse.classifiers.fit import unit_rows
 from eclipse.compute.device import autocast
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses import DEFENSES
 from eclipse.defenses.defense import Defense
 from eclipse.defenses.victim import train_victim
+from eclipse.detectors.evidence import quick
 from eclipse.runs.state import State, Work
 
 Votes = NDArray[np.int64]
@@ -33,7 +34,7 @@ CANDIDATES = (
     "eclipse-general",
 )
 """Treatments as people give them: the name of a defense, and parameters that differ."""
-ROWS, TRUSTED, SEEDS = 5_000, 2_000, (0, 1)
+ROWS, TRUSTED, SEEDS = 3_000, 2_000, (0, 1)
 """Rows that victims are trained on, trusted images that they are judged on, and their seeds."""
 FEWEST_LABELS = 50
 
@@ -173,7 +174,7 @@ def _vote(
     if found := work.state.load(stage):
         return found[0]["votes"].numpy()
     prepared = defense.prepare(part, trusted if defense.needs() != "nothing" else None, replace(work, state=State()))
-    recipe = replace(RECIPES["fast"], batch=min(RECIPES["fast"].batch, len(part)))
+    recipe = quick(len(part))
     network = train_victim(prepared, part[slice(0, 500)], defense, "small", recipe, Work(seed + 1, work.device)).network
     votes = [torch.empty(0, dtype=torch.int64)]
     with torch.no_grad():

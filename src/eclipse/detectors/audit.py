@@ -50,34 +50,38 @@ class Audit:
         return tuple(sorted(names, key=lambda name: -self.findings[name].z))
 
     @property
+    def implicating(self) -> tuple[str, ...]:
+        """Those of ``found`` that have to do with labels."""
+        return tuple(name for name in self.found if DETECTORS.load(name).implicates)
+
+    @property
     def suspicious(self) -> bool:
         """Whether any finding has to do with labels."""
-        return any(DETECTORS.load(name).implicates for name in self.found)
+        return bool(self.implicating)
 
     @property
     def family(self) -> str | None:
         """The likely kind of poison; ``unknown`` where findings point at none, None where nothing was found."""
         if not self.suspicious:
             return None
-        return next((family for name in self.found if (family := self.findings[name].family)), "unknown")
+        return next((family for name in self.implicating if (family := self.findings[name].family)), "unknown")
 
     @property
     def share(self) -> tuple[float, float] | None:
         """The least and the largest share of rows that the clearest reading allows; None where rows are alike."""
-        bounds = [finding.share for name in self.found if (finding := self.findings[name]).share is not None]
-        return bounds[0] if bounds else None
+        return next((share for name in self.implicating if (share := self.findings[name].share) is not None), None)
 
     @property
     def suspicion(self) -> NDArray[np.float64]:
         """Of each row that was looked at, in [0, 1], how much speaks for its being poisoned."""
-        found = [finding.scores for name in self.found if (finding := self.findings[name]).scores is not None]
-        return found[0] if found and self.suspicious else np.full(len(self.ids), float(self.suspicious))
+        found = (scores for name in self.implicating if (scores := self.findings[name].scores) is not None)
+        return next(found, np.full(len(self.ids), float(self.suspicious)))
 
     @property
     def verdict(self) -> str:
         """In one line."""
-        if self.suspicious:
-            return f"suspicious: {self.findings[self.found[0]].words}"
+        if self.implicating:
+            return f"suspicious: {self.findings[self.implicating[0]].words}"
         if not self.findings:
             return "no verdict: nothing could be measured"
         if self.found:
@@ -165,7 +169,7 @@ def audit(
         clean, notes = _apart(data, clean)
         clean = clean.with_images(pieces(clean.images))
     data = data.with_images(pieces(data.images))
-    evidence = Evidence(_numbered(data), clean, work)
+    evidence = Evidence(numbered(data), clean, work)
     has = {name for name, there in (("labels", data.labels), ("trusted", clean)) if there is not None}
     if (data.images == data.images[:1]).all():
         raise EclipseError("all images are alike; expected images that differ: nothing can be read in them")
@@ -195,7 +199,7 @@ def sampled(total: int, side: int, seed: int) -> NDArray[np.intp]:
     return np.sort(np.random.default_rng([seed, total]).permutation(total)[:count])
 
 
-def _apart(data: ImageSet, trusted: ImageSet) -> tuple[ImageSet | None, list[str]]:
+def _apart(data: ImageSet, trusted: ImageSet) -> tuple[ImageSet, list[str]]:
     """Trusted images that are not in the set, and a note where some are."""
     if trusted.images.shape[1:] != data.images.shape[1:]:
         sizes = ["x".join(map(str, images.images.shape[1:])) for images in (trusted, data)]
@@ -205,7 +209,7 @@ def _apart(data: ImageSet, trusted: ImageSet) -> tuple[ImageSet | None, list[str
     return trusted[np.flatnonzero(own)], note_of_shared(int((~own).sum()), len(trusted))
 
 
-def _numbered(data: ImageSet) -> ImageSet:
+def numbered(data: ImageSet) -> ImageSet:
     """The same rows with labels from 0 on without gaps, so that networks have an output for each class that is there.
 
     Raises:

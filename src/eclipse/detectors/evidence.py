@@ -15,6 +15,7 @@ from eclipse.classifiers.classifier import make_classifier
 from eclipse.classifiers.fit import RECIPES, Recipe, fit, unit_rows
 from eclipse.compute.device import autocast, channels_last, seeded
 from eclipse.data.imageset import ImageSet
+from eclipse.data.pixels import gray, to_color
 from eclipse.diffusion.checkpoint import load_denoiser
 from eclipse.purification.arrays import purify
 from eclipse.runs.state import Work
@@ -73,6 +74,17 @@ class Evidence:
         """What the denoiser takes away, around middle gray."""
         taken = self.data.images.astype(np.int16) - self.purified.images
         return self.data.with_images(np.clip(128 + GAIN * taken, 0, 255).astype(np.uint8))
+
+    @cached_property
+    def gray(self) -> ImageSet:
+        """The rows without color."""
+        color = self.data.images.shape[1] == 3
+        return self.data.with_images(to_color(gray(self.data.images))) if color else self.data
+
+    @cached_property
+    def in_gray(self) -> "Reader":
+        """A network of the same rows as ``raw``, gray."""
+        return self._reader("gray", self.gray, 0)
 
     @cached_property
     def raw(self) -> "Reader":

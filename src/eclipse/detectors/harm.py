@@ -6,33 +6,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.data.imageset import ImageSet
-from eclipse.detectors.detector import Detector, Finding, Hits, excess
+from eclipse.detectors.detector import Detector, Finding, Hits, excess, z_of
 from eclipse.detectors.evidence import Evidence
 
-_MARGIN = 0.05
+_MARGINS = {"purified": 0.03, "gray": 0.1}  # colors tell classes of clean images, too
+_TRUSTED_MARGIN = 0.04
 
 
 class Harm(Detector):
-    """Whether a victim of the raw rows falls behind on purified ones.
+    """Whether a victim of the raw rows falls behind on treated ones.
 
-    On purified rows that neither has seen, a victim of raw rows is compared with one of purified rows. From a clean set
-    both learn the same, but for what purification changes in it; from a poisoned one the first learns the poison.
+    On treated rows that neither has seen, a victim of raw rows is compared with one of treated rows. From a clean set
+    both learn the same, but for what the treatment changes; from a poisoned one the first learns the poison. Treatments
+    are purification and grayscale, which takes some poisons that are made to survive noise.
     """
 
-    title = "a victim of the raw images fails on purified ones"
+    title = "a victim of the raw images fails on treated ones"
     needs = frozenset({"labels"})
 
     def examine(self, evidence: Evidence) -> Finding:
-        """Compare the two."""
-        held = evidence.purified[np.flatnonzero(~evidence.fold)]
-        labels = evidence.labels[~evidence.fold]
-        raw, content = (reader(held).argmax(1) == labels for reader in (evidence.raw, evidence.content))
-        statistic, null = excess(content, raw, _MARGIN)
-        words = (
-            f"on purified images a victim of the images as they are is right on {raw.mean():.0%}, "
-            f"one of purified images on {content.mean():.0%}"
+        """Compare the two under each treatment; the clearer one counts."""
+        rows = np.flatnonzero(~evidence.fold)
+        labels = evidence.labels[rows]
+        treated = {"purified": (evidence.purified, evidence.content), "gray": (evidence.gray, evidence.in_gray)}
+        right = {
+            name: [reader(images[rows]).argmax(1) == labels for reader in (evidence.raw, own)]
+            for name, (images, own) in treated.items()
+        }
+        tests = {name: excess(own, raw, _MARGINS[name]) for name, (raw, own) in right.items()}
+        best = max(tests, key=lambda name: z_of(*tests[name]))
+        raw, own = (float(hits.mean()) for hits in right[best])
+        return Finding(
+            *tests[best],
+            f"on {best} images a victim of the images as they are is right on {raw:.0%}, one of {best} images on "
+            f"{own:.0%}",
+            looks=len(tests),
+            details={
+                f"{name}, {who}": float(hits.mean())
+                for name, pair in right.items()
+                for who, hits in zip(("raw", "own"), pair, strict=True)
+            },
         )
-        return Finding(statistic, null, words, details={"raw": float(raw.mean()), "purified": float(content.mean())})
 
 
 class HarmOnTrusted(Detector):
@@ -81,4 +95,4 @@ def _extra(pair: tuple[Hits, Hits]) -> NDArray[np.float64]:
 
 def _difference(here: NDArray[np.float64], there: NDArray[np.float64]) -> tuple[float, tuple[float, float]]:
     error = float(np.sqrt(here.var() / len(here) + there.var() / len(there)))
-    return float(here.mean() - there.mean()), (_MARGIN, max(error, 1e-3))
+    return float(here.mean() - there.mean()), (_TRUSTED_MARGIN, max(error, 1e-3))

@@ -4,6 +4,7 @@ import numpy as np
 
 from eclipse.detectors.detector import Detector, Finding
 from eclipse.detectors.evidence import Evidence
+from eclipse.detectors.family import pattern
 from eclipse.detectors.shortcut import clearest
 
 
@@ -21,5 +22,7 @@ class Residual(Detector):
         """Compare the two on held-out rows."""
         flat = evidence.residual.images.reshape(len(evidence.data), -1).astype(np.float32)
         read = {"convolutional": evidence.in_residual, "linear": evidence.read(flat)}
-        families = {"convolutional": "high-frequency", "linear": "class-wise"}
-        return clearest(evidence, read, "a network of what purification takes away", families)
+        hits = {name: evidence.right(found).mean() for name, found in read.items()}
+        plain = hits["linear"] >= hits["convolutional"]
+        reader = f"a {'linear model' if plain else 'network'} of what purification takes away"
+        return clearest(evidence, read, reader, pattern if plain else lambda _: "high-frequency")

@@ -1,12 +1,15 @@
 """Shortcuts: a linear model reads the labels better than a network reads them in the purified images."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from eclipse.detectors.detector import Detector, Finding, excess
+from eclipse.detectors.detector import Detector, Finding, excess, z_of
 from eclipse.detectors.evidence import Evidence
+from eclipse.detectors.family import pattern
 
-MARGIN = 0.03
+MARGIN = 0.01
 _COARSE = 8  # pixels a side of a reduced copy
 
 
@@ -25,11 +28,11 @@ class Shortcut(Detector):
         """Compare the two on held-out rows."""
         pixels = evidence.data.images.reshape(len(evidence.data), -1).astype(np.float32)
         read = {"linear": evidence.read(pixels), "coarse": evidence.read(coarse(evidence.data.images))}
-        return clearest(evidence, read, "a linear model of pixels", {"linear": "class-wise", "coarse": "low-frequency"})
+        return clearest(evidence, read, "a linear model of pixels", pattern)
 
 
 def clearest(
-    evidence: Evidence, read: dict[str, NDArray[np.float32]], reader: str, families: dict[str, str]
+    evidence: Evidence, read: dict[str, NDArray[np.float32]], reader: str, family: Callable[[Evidence], str]
 ) -> Finding:
     """The reading that is furthest above the network's of the purified images.
 
@@ -37,18 +40,18 @@ def clearest(
         evidence: the set.
         read: by the name of a reading, the probabilities of all classes, (N, classes).
         reader: what read, in words.
-        families: by the name of a reading, what it points at.
+        family: tells what it points at, if it is above.
     """
     content = evidence.right(evidence.in_content)
     tests = {name: excess(evidence.right(found), content, MARGIN) for name, found in read.items()}
-    best = max(tests, key=lambda name: (tests[name][0] - tests[name][1][0]) / tests[name][1][1])
+    best = max(tests, key=lambda name: z_of(*tests[name]))
     hits = evidence.right(read[best])
     rows = np.arange(len(hits))
     accuracy, least = float(hits.mean()), float(content.mean())
     return Finding(
         *tests[best],
         words=f"{reader} reads {hits.mean():.0%} of held-out labels, a network of purified images {content.mean():.0%}",
-        family=families[best],
+        family=family(evidence) if z_of(*tests[best]) > 0 else None,
         scores=read[best][rows, evidence.labels].astype(np.float64),
         share=share(accuracy, least, evidence.data.num_classes),
         details={

@@ -44,6 +44,17 @@ def in_tiles(step: Callable[..., Tensor], margin: int | None, x: Tensor, *others
     return x
 
 
+def pixels_seen(height: int, width: int, margin: int | None) -> int:
+    """How many pixels a step looks at in an image, those of the margins of its tiles again with each tile."""
+    if margin is None or height * width <= TILE**2:
+        return height * width
+
+    def along(length: int) -> int:
+        return sum(min(length, start + TILE + margin) - max(0, start - margin) for start in range(0, length, TILE))
+
+    return along(height) * along(width)
+
+
 def _fast(x: Tensor) -> Tensor:
     """In the memory layout that networks are fastest on."""
     return x.contiguous(memory_format=torch.channels_last)

@@ -22,6 +22,7 @@ def purify_auto(
     seed: int = 0,
     device: str = "auto",
     format: str | None = None,
+    image_format: str = "png",
     batch: int = 256,
     **reading: Any,
 ) -> str:
@@ -38,6 +39,7 @@ def purify_auto(
         seed: of all parts.
         device: ``auto``, ``cpu`` or ``cuda``.
         format: as ``purify_job`` has it.
+        image_format: likewise.
         batch: likewise.
         reading: how the sets are read, as all three jobs have it: ``max_side``, ``skip_bad``, and columns.
 
@@ -50,7 +52,7 @@ def purify_auto(
     if trusted is None:
         raise EclipseError("--auto needs --trusted CLEAN: treatments are judged on clean images")
     common: dict[str, Any] = {"seed": seed, "device": device, **reading}
-    how: dict[str, Any] = {**common, "format": format, "batch": batch}
+    how: dict[str, Any] = {**common, "format": format, "image_format": image_format, "batch": batch}
     plain = purify_job(images, out, **how)
     if not run_json(out).exists():
         plain.check_place()  # before minutes of work

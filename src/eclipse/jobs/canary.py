@@ -4,9 +4,9 @@ The images are some of those to purify: on trusted images of another kind a deno
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -18,9 +18,9 @@ from eclipse.attacks import make_attack
 from eclipse.compute.randomness import normal_like
 from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import middle
-from eclipse.data.pixels import add, as_tensor, to_unit
+from eclipse.data.pixels import add, as_tensor, gray, to_color, to_unit
 from eclipse.data.similarity import psnr
-from eclipse.data.store import Source
+from eclipse.data.store import Row, Source
 from eclipse.diffusion.checkpoint import fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.denoiser import Denoiser
 from eclipse.diffusion.presets import preset_of
@@ -31,6 +31,7 @@ from eclipse.purification.algorithm import Purification, absorb, denoise, prepar
 PLACES, EACH = 4, 6  # of a data set, and images there
 SIDE, CLASSES = 64, 8
 _RADIUS = 8 / 255
+_MUCH = 0.3  # of a perturbation
 _MOST_DB = 78.13  # a mean square error of 0.001
 # By how much a denoiser of fitting images may fall behind the general one: a tuned one, and one trained from nothing.
 _MARGIN_DB = {True: 0.03, False: 1.0}
@@ -48,6 +49,7 @@ class Canary:
             general one, or it does not serve the noise level.
         error: the standard error of that mean.
         tuned: the denoiser started from the general one.
+        gray: as ``left``, where the purified images are turned gray, as compensation does to some of them.
     """
 
     left: Mapping[str, float]
@@ -55,11 +57,17 @@ class Canary:
     gain: float | None
     error: float | None
     tuned: bool
+    gray: Mapping[str, float] = field(default_factory=dict)
 
     def words(self) -> str:
         """In a line."""
-        parts = ", ".join(f"{share:.1f} of {name}" for name, share in self.left.items())
+        parts = ", ".join(f"{share:.1f} of {name}{self._in_gray(name)}" for name, share in self.left.items())
         return f"on your data this leaves {parts}; images come out at {self.psnr:.0f} dB"
+
+    def _in_gray(self, name: str) -> str:
+        """What grayscale leaves of much that is left."""
+        share = self.gray.get(name)
+        return f" ({share:.1f} in gray)" if share is not None and self.left[name] >= _MUCH else ""
 
     def warning(self) -> str | None:
         """That the denoiser does not fit the images."""
@@ -86,13 +94,18 @@ def sample(source: Source, size: int | None) -> ImageSet | None:
         source: the data set.
         size: the one side that the denoiser takes; None for any.
     """
-    every, most = max(EACH, len(source) // PLACES), size or SIDE
     images = []
-    for start in range(0, len(source), every)[:PLACES]:
-        for row in islice(source.rows(start), EACH):
-            with suppress(EclipseError):  # an image that cannot be read is the purification's to tell
-                images.append(middle(row.picture().rgb, most))  # at once: two dozen whole ones may be gigabytes
+    for row in spread(source):
+        with suppress(EclipseError):  # an image that cannot be read is the purification's to tell
+            images.append(middle(row.picture().rgb, size or SIDE))  # at once: two dozen whole ones may be gigabytes
     return _of_one_size(images, size)
+
+
+def spread(source: Source, each: int = EACH) -> Iterator[Row]:
+    """A few rows from each of ``PLACES`` places of a data set."""
+    every = max(each, len(source) // PLACES)
+    for start in range(0, len(source), every)[:PLACES]:
+        yield from islice(source.rows(start), each)
 
 
 def _of_one_size(images: Sequence[NDArray[np.uint8]], size: int | None) -> ImageSet | None:
@@ -114,18 +127,19 @@ def measure(denoiser: Denoiser, how: Purification, images: ImageSet, device: str
     """
     ready = prepare(denoiser, device)
     purified = _purified(ready, how, images, device)
-    left = {}
+    left, in_gray = dict[str, float](), dict[str, float]()
     for name, perturb in PERTURBATIONS.items():
         perturbed = perturb(images)
         kept = _purified(ready, how, perturbed, device)
-        left[name] = round(share_left(images.images, perturbed.images, purified, kept), 3)
+        for shares, of in ((left, lambda pixels: pixels), (in_gray, lambda pixels: to_color(gray(pixels)))):
+            shares[name] = round(share_left(images.images, perturbed.images, of(purified), of(kept)), 3)
     found = _psnr(images.images, purified)
     gain = error = None
     if (general := _general_psnr(denoiser, how, images, device)) is not None:
         gains = found - general
         gain, error = round(float(gains.mean()), 3), round(float(gains.std() / math.sqrt(len(gains))), 3)
     tuned = denoiser.config.trained.get("start") == "general"
-    return Canary(left, round(float(found.mean()), 2), gain, error, tuned)
+    return Canary(left, round(float(found.mean()), 2), gain, error, tuned, in_gray)
 
 
 def share_left(

@@ -9,19 +9,21 @@ from typing import Any
 import torch
 
 from eclipse.compute.device import compute_dtype, seeded
+from eclipse.data.picture import form_of
 from eclipse.data.pixels import to_color
 from eclipse.data.store import Source
 from eclipse.diffusion.denoiser import Denoiser, build_denoiser
 from eclipse.diffusion.training import Image, Images, train
 from eclipse.diffusion.trusted import Planned
 from eclipse.errors import EclipseError
+from eclipse.jobs.canary import spread
 from eclipse.purification.algorithm import group_size, prepare
 from eclipse.purification.stream import Treatment
 from eclipse.runs.manifest import duration
 from eclipse.runs.state import Work
 
 _FEW = 2
-_LONG_S = 5.0  # for a batch
+_LONG_S, _SHORT_S = 5.0, 1.0  # for a batch
 _SIDE = 64  # pixels of images that are timed; what larger ones take grows with their pixels
 
 
@@ -55,13 +57,14 @@ def training_cost(planned: Planned, images: Images, device: str) -> str | None:
 
 
 def purification_cost(source: Source, denoiser: Denoiser, treatment: Treatment) -> str | None:
-    """The minutes of a purification, by the size of the first image; None where there is nothing to measure on."""
-    images = first_images(source, 1)
-    if not images:
+    """The minutes of a purification, by the sizes of some images; None where there is nothing to measure on."""
+    sizes = _sizes(source)
+    if not sizes:
         return None
-    height, width = images[0].shape[1:]
+    mean = sum(height * width for height, width in sizes) / len(sizes)
     size = denoiser.config.image_size
-    sides = (size, size) if size is not None else (min(height, _SIDE), min(width, _SIDE))
+    height, width = sizes[0] if size is None else (size, size)
+    sides = (height, width) if size is not None else (min(height, _SIDE), min(width, _SIDE))
     ready = prepare(denoiser, treatment.device)
 
     @torch.inference_mode()
@@ -71,17 +74,34 @@ def purification_cost(source: Source, denoiser: Denoiser, treatment: Treatment) 
 
     group = group_size(sides[0] * sides[1], torch.device(treatment.device).type)
     pixels = sides[0] * sides[1] * _images_per_s(evaluate, group)
-    a_second = pixels / (treatment.how.steps * height * width)
+    a_second = pixels / (treatment.how.steps * mean)
     return _told(len(source) / a_second / 60, a_second, "images", len(source))
 
 
+def _sizes(source: Source) -> list[tuple[int, int]]:
+    """Height and width of images spread over a data set, by their headers; none where the first cannot be read."""
+    found = []
+    for row in spread(source):
+        form = None if row.absent else form_of(row.data)
+        if form is not None:
+            found.append(row.size_after(*form[0]))
+        elif not found:  # which the work will say
+            return []
+    return found
+
+
 def _images_per_s(work: Callable[[int], Any], batch: int) -> float:
-    """Images a second of a batch, or of a few images where a batch would take long, after some that warm up."""
+    """Images a second of a batch, or of a few images where a batch would take long, after some that warm up.
+
+    The first batch of a size takes longer than the others, for which its kernels are there.
+    """
     few = min(_FEW, batch)
     work(few)
     size, seconds = few, _seconds(work, few)
     if seconds * batch < _LONG_S * few:
         size, seconds = batch, _seconds(work, batch)
+        if seconds < _SHORT_S:
+            seconds = min(seconds, _seconds(work, batch))
     return size / seconds
 
 

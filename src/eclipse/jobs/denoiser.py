@@ -98,11 +98,12 @@ def denoiser_job(
     seed: int = 0,
     device: str = "auto",
     image_column: str | None = None,
+    max_side: int | None = None,
 ) -> TrainDenoiser:
     """Resolve a training as its user asks for it, ``sigma`` in 8-bit levels, and refuse what cannot work."""
     check_name(out)
     where, level = resolve_device(device), None if sigma is None else sigma / 255
     planned = plan_denoiser(get_preset(preset), start=start, iterations=iterations, minutes=minutes, sigma=level)
-    source = open_source(clean, image_column=image_column)
+    source = open_source(clean, image_column=image_column, longest=max_side)
     trusted = check_trusted(load_pictures(source), planned.config)
     return TrainDenoiser(source, trusted, out, planned.on(len(source)), seed, where)

@@ -18,9 +18,10 @@ from eclipse.attacks.imported import Imported, Poisoned, PoisonedImages, open_im
 from eclipse.classifiers.pgd import scaled_radius
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.changes import Sizes, Spread, length_in_words
+from eclipse.data.encoding import PNG, Encoding, encoding
 from eclipse.data.imageset import ImageSet
 from eclipse.data.output import check_apart, check_output, describe_rest, named_format, write_output
-from eclipse.data.picture import encode_png, repainted
+from eclipse.data.picture import repainted
 from eclipse.data.source import BY_RESIZE, load_imageset, open_source
 from eclipse.data.store import Source
 from eclipse.errors import EclipseError
@@ -39,15 +40,17 @@ class Poison(Job):
         source: the clean set.
         out: where the poisoned copy goes.
         format: of it; None for the layout of the source.
+        encoding: of the images in it, without loss.
     """
 
     source: Source
     out: Path
     format: str | None
+    encoding: Encoding
 
     doing: ClassVar[str] = "poisoning"
     free: ClassVar[frozenset[str]] = frozenset({"input spec", "output path", "import spec", "device name"})
-    mendable: ClassVar[frozenset[str]] = frozenset({"input layout", "output format"})
+    mendable: ClassVar[frozenset[str]] = frozenset({"input layout", "output format", "output image format"})
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
@@ -55,7 +58,11 @@ class Poison(Job):
         resize = {} if self.source.side is None else {"resize": self.source.side}
         return {
             "input": {"spec": self.source.spec, "layout": self.source.layout, "images": len(self.source), **resize},
-            "output": {"path": str(self.out), "format": self.format or self.source.layout},
+            "output": {
+                "path": str(self.out),
+                "format": self.format or self.source.layout,
+                **({} if self.encoding == PNG else {"image format": str(self.encoding)}),
+            },
             **self.origin,
         }
 
@@ -66,11 +73,11 @@ class Poison(Job):
 
     def check_place(self) -> None:
         """Refuse a place where the data set could not be written."""
-        check_output(self.source, self.out, self.format)
+        check_output(self.source, self.out, self.format, self.encoding)
 
     def notes(self) -> list[str]:
         """What is odd about the data set, and what becomes of what is no image."""
-        found = self.source.notes + describe_rest(self.source, self.format)[1]
+        found = self.source.notes + describe_rest(self.source, self.format, self.encoding.suffix)[1]
         if (side := self.source.side) is not None:
             found.append(f"all images become {side}x{side}; boxes and masks that come along are those of the old ones")
         return found
@@ -97,10 +104,10 @@ class Poison(Job):
             for row, picture, pixels in rows:
                 new = repainted(picture, pixels)
                 sizes.add(new.rgb[:planes].astype(np.int16) - picture.rgb[:planes])
-                yield row.id, encode_png(new)
+                yield row.id, self.encoding.encode(new, row.name)
 
         with times.part("writing"):
-            made = write_output(self.source, pictures(), place, self.format, frozenset())
+            made = write_output(self.source, pictures(), place, self.format, frozenset(), self.encoding.suffix)
         spread = Spread.of(sizes.values)
         return {
             "seconds": times.seconds,
@@ -111,7 +118,7 @@ class Poison(Job):
                 "poisoned": len(sizes.values),
                 "changed": int((sizes.values > 0).sum()),
             },
-            **describe_rest(self.source, self.format)[0],
+            **describe_rest(self.source, self.format, self.encoding.suffix)[0],
             "output fingerprint": made,
         }
 
@@ -297,6 +304,7 @@ def poison_job(
     seed: int = 0,
     device: str = "auto",
     format: str | None = None,
+    image_format: str = "png",
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> Poison:
@@ -315,6 +323,7 @@ def poison_job(
         seed: decides the poison.
         device: ``auto``, ``cpu`` or ``cuda``.
         format: of the output; None for that of its name (``out.npz``), or else of the input.
+        image_format: of the images in it, ``png`` or ``webp``.
         image_column: the column with the images, where it cannot be told.
         label_column: the column with the labels.
     """
@@ -326,14 +335,20 @@ def poison_job(
     if attack is not None and (sign or unit):
         raise EclipseError("--sign and --unit are for the perturbation of --import; leave them out")
     check_name(out)
+    files = encoding(image_format)
+    if files.quality is not None:
+        raise EclipseError(
+            f"--image-format {files} changes pixels after the poison was bounded, by more than most poisons do; "
+            "expected png, or webp, which is smaller and loses nothing"
+        )
     where = resolve_device(device)
     source = open_source(dataset, image_column=image_column, label_column=label_column, side=resize)
     format = named_format(source, out, format)
     if attack is not None:
         size = scale or "paper"
-        return Craft(source, out, format, ATTACKS.asked(attack, size, settings), attack, size, seed, where)
+        return Craft(source, out, format, files, ATTACKS.asked(attack, size, settings), attack, size, seed, where)
     assert imported is not None
     found = open_imported(imported, source, sign, unit)
     if isinstance(found, PoisonedImages):
         check_apart(out, found.source, "imported images")
-    return Import(source, out, format, imported, found)
+    return Import(source, out, format, files, imported, found)

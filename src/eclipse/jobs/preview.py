@@ -52,6 +52,7 @@ class Preview:
         images: as they are, each uint8 (3, H, W); a piece from the middle of a large one.
         levels: rising.
         default: the level of the denoiser's preset, in 8-bit levels.
+        max_side: that larger images were reduced to; None for images as they are.
     """
 
     total: int
@@ -59,6 +60,7 @@ class Preview:
     images: tuple[Pixels, ...]
     levels: tuple[Level, ...]
     default: float
+    max_side: int | None = None
 
 
 def preview(source: Source, denoiser: Denoiser, device: str, tell: Tell = lambda event: None) -> Preview:
@@ -82,7 +84,7 @@ def preview(source: Source, denoiser: Denoiser, device: str, tell: Tell = lambda
         )
         tell(StageStep("preview", len(levels), len(hows)))
     default = preset_of(denoiser.config).sigma * 255
-    return Preview(len(source), ids, images, tuple(levels), round(default, 3))
+    return Preview(len(source), ids, images, tuple(levels), round(default, 3), source.longest)
 
 
 def _images(source: Source, size: int | None) -> Iterator[tuple[str, Pixels]]:

@@ -9,26 +9,32 @@ from typing import Any, ClassVar
 import torch
 
 from eclipse.compute.device import compute_dtype, describe_device, resolve_device, seeded
+from eclipse.data.encoding import PNG, Encoding, encoding
 from eclipse.data.output import check_apart, check_output, describe_rest, named_format, write_output
 from eclipse.data.overlap import note_of_shared, shared_with
 from eclipse.data.source import load_pictures, open_source
 from eclipse.data.store import Source
+from eclipse.detectors.level import LEVELS, lowest_level
 from eclipse.diffusion.checkpoint import GENERAL, GENERAL_NAME, fingerprint_denoiser, load_denoiser
 from eclipse.diffusion.denoiser import Denoiser, build_denoiser, check_color
 from eclipse.diffusion.presets import Preset, get_preset, preset_of
 from eclipse.diffusion.trusted import MIN_IMAGES, Planned, check_trusted, denoiser_in, plan_denoiser
 from eclipse.errors import EclipseError
+from eclipse.jobs.audit import pieces
 from eclipse.jobs.canary import Canary, measure, sample
 from eclipse.jobs.cost import first_images, purification_cost, training_cost
 from eclipse.jobs.job import Job, Tell
+from eclipse.jobs.match import mismatch
 from eclipse.purification.algorithm import purification
 from eclipse.purification.compensation import check_parameters
 from eclipse.purification.shards import Shards
 from eclipse.purification.stream import Treatment, check_first, purify_rows
 from eclipse.runs.files import check_name, clear
-from eclipse.runs.manifest import Times, run_json
+from eclipse.runs.manifest import Times, flat, read_manifest, run_json
 from eclipse.runs.state import State, Work
 
+AUTO = "auto"
+"""In place of a noise level: the lowest one after which labels are read no better than after the strongest."""
 SPARSE = 0.05  # of the data set: the defender's assumption of the paper
 
 
@@ -49,6 +55,8 @@ class Purify(Job):
         denoiser: the folder that the denoiser lies in, or will.
         batch: images read at a time; does not change the result.
         columns: of a table that were asked for, ``image column`` and ``label column``.
+        encoding: of the purified images.
+        reason: why this noise level, where it was chosen by what can be read at each.
     """
 
     source: Source
@@ -63,10 +71,15 @@ class Purify(Job):
     denoiser: Path
     batch: int = 256
     columns: Mapping[str, str] = field(default_factory=dict)
+    encoding: Encoding = PNG
+    reason: str | None = None
 
     doing: ClassVar[str] = "purifying"
     free: ClassVar[frozenset[str]] = frozenset(
-        {"input spec", "output path", "trusted spec", "trusted images", "trusted", "denoiser", "device name"}
+        {
+            *("input spec", "output path", "trusted spec", "trusted images", "trusted", "denoiser", "device name"),
+            f"purification {AUTO}",
+        }
     )
     # Finished rows carry digests, and a bad image may be mended; the denoiser is compared when it is there.
     mendable: ClassVar[frozenset[str]] = frozenset(
@@ -85,12 +98,20 @@ class Purify(Job):
                 **self.columns,
                 **({} if self.source.longest is None else {"max side": self.source.longest}),
             },
-            "output": {"path": str(self.out), "format": self.format or self.source.layout},
+            "output": {
+                "path": str(self.out),
+                "format": self.format or self.source.layout,
+                **({} if self.encoding == PNG else {"image format": str(self.encoding)}),
+            },
             "trusted": None if self.trusted is None else {"spec": self.trusted.spec, "images": len(self.trusted)},
             "denoiser": self._name,
             "training": None if self.planned is None else _training(self.planned),
             "preset": self.preset.denoiser.preset,
-            "purification": {**treatment.how.numbers(), "sigma": round(treatment.how.sigma * 255, 3)},
+            "purification": {
+                **treatment.how.numbers(),
+                "sigma": round(treatment.how.sigma * 255, 3),
+                **({} if self.reason is None else {AUTO: self.reason}),
+            },
             "compensation": {
                 "mode": self.compensate,
                 "p": self.preset.p,
@@ -127,7 +148,7 @@ class Purify(Job):
 
     def check_place(self) -> None:
         """Refuse a place where the data set could not be written."""
-        check_output(self.source, self.out, self.format)
+        check_output(self.source, self.out, self.format, self.encoding)
 
     @cached_property
     def _shared(self) -> int:
@@ -137,7 +158,12 @@ class Purify(Job):
 
     def notes(self) -> list[str]:
         """What is odd about the data, what becomes of the rest, and whether trusted images are suspicious or many."""
-        notes = self.source.notes + describe_rest(self.source, self.format)[1]
+        notes = self.source.notes + describe_rest(self.source, self.format, self.encoding.suffix)[1]
+        if self.encoding.quality is not None:
+            notes.append(
+                f"images are written as JPEG of quality {self.encoding.quality}, which loses a little more than the "
+                "purification does; png and webp lose nothing"
+            )
         if self.source.longest is not None:
             notes.append(
                 f"images are reduced to {self.source.longest} pixels: what other columns and files tell of sizes and "
@@ -147,6 +173,8 @@ class Purify(Job):
             return notes
         if not self.denoiser.exists():
             notes = [*notes, *note_of_shared(self._shared, len(self.trusted))]
+        if (difference := mismatch(self.source, self.trusted)) is not None:
+            notes.append(difference)
         enough = max(MIN_IMAGES, SPARSE * len(self.source))
         if len(self.trusted) <= enough:
             return notes
@@ -179,7 +207,7 @@ class Purify(Job):
         with times.part("denoiser"):
             denoiser = self._denoiser(tell)
         fingerprint = self.inputs.get("denoiser fingerprint") or fingerprint_denoiser(denoiser)
-        shards = Shards(state.folder, fingerprint)
+        shards = Shards(state.folder, fingerprint, self.encoding)
         shards.check(self.source, self.treatment.skip_bad)
         canary = None
         if (images := sample(self.source, denoiser.config.image_size)) is not None:
@@ -192,13 +220,20 @@ class Purify(Job):
             clear(state.folder)
             raise EclipseError(f"{self.source.spec}: none of its {len(skipped)} images can be read; nothing to purify")
         with times.part("purification"):
-            made = write_output(self.source, shards.pictures(self.source), place, self.format, frozenset(skipped))
+            made = write_output(
+                self.source,
+                shards.pictures(self.source),
+                place,
+                self.format,
+                frozenset(skipped),
+                self.encoding.suffix,
+            )
         purified = len(self.source) - len(skipped)
         return {
             "seconds": times.seconds,
             "counts": {"input": len(self.source), "purified": purified, "skipped": len(skipped)},
             "skipped": dict(skipped.values()),
-            **describe_rest(self.source, self.format)[0],
+            **describe_rest(self.source, self.format, self.encoding.suffix)[0],
             "output fingerprint": made,
             "denoiser": {"fingerprint": fingerprint, "trained": dict(denoiser.config.trained)},
             **({} if canary is None else {"canary": asdict(canary)}),
@@ -219,18 +254,19 @@ class Purify(Job):
 
     def closing(self, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
         """What was made, and what to do with it."""
-        numbers = self.preset
+        numbers, treatment = self.preset, self.treatment
         transform = f"train with eclipse.Compensate(p={numbers.p:g}, noise={numbers.noise:g}, q={numbers.q:g})"
         if numbers.p == 0 and numbers.noise * numbers.q == 0:
             transform = "none: train on the images as they are"
         skipped = outcome["counts"]["skipped"]
         return {
             "purified": f"{outcome['counts']['purified']} images in {self.out}",
+            **({} if self.reason is None else {"noise level": f"{treatment.how.sigma * 255:g}/255, {self.reason}"}),
             **({"skipped": f"{skipped} unreadable images, listed in the manifest"} if skipped else {}),
             **_told(outcome.get("canary")),
             "manifest": run_json(self.out),
             "denoiser": self._name,
-            "compensation": "written into the images" if self.treatment.once else transform,
+            "compensation": "written into the images" if treatment.once else transform,
         }
 
 
@@ -242,12 +278,13 @@ def purify_job(
     denoiser: Path | None = None,
     preset: str = "fast",
     start: str | None = None,
-    sigma: float | None = None,
+    sigma: float | str | None = None,
     steps: int | None = None,
     sampler: str | None = None,
     seed: int = 0,
     device: str = "auto",
     format: str | None = None,
+    image_format: str = "png",
     compensate: str = "online",
     p: float | None = None,
     noise: float | None = None,
@@ -259,6 +296,7 @@ def purify_job(
     image_column: str | None = None,
     label_column: str | None = None,
     max_side: int | None = None,
+    tell: Tell = lambda event: None,
 ) -> Purify:
     """Resolve a purification as its user asks for it, and refuse what cannot work; None stands for the preset's value.
 
@@ -269,12 +307,13 @@ def purify_job(
         denoiser: a folder with one; with neither, the general one that comes with the package.
         preset: ``fast`` or ``paper``.
         start: of that training, ``general`` or ``nothing``.
-        sigma: noise level in 8-bit levels.
+        sigma: noise level in 8-bit levels, or ``auto``, which takes minutes to find one.
         steps: network evaluations an image.
         sampler: a name in ``samplers.SAMPLERS``.
         seed: of the training and of the noise.
         device: ``auto``, ``cpu`` or ``cuda``.
         format: of the output; None for that of its name (``out.npz``), or else of the input.
+        image_format: of the images in it: ``png``, ``webp``, ``jpeg:95`` or another quality.
         compensate: ``online`` (left to training time) or ``once`` (written into the data).
         p: probability of grayscale.
         noise: standard deviation of the compensation's noise on the [0, 1] scale.
@@ -286,17 +325,18 @@ def purify_job(
         image_column: the column with the images, where it cannot be told.
         label_column: the column with the labels.
         max_side: reduce images, and trusted ones, whose longer side has more pixels.
+        tell: is told how far the choice of a level is.
     """
     _check_options(
         out, trusted, denoiser, compensate, batch, {"start": start, "iterations": iterations, "minutes": minutes}
     )
-    where = resolve_device(device)
+    files, where = encoding(image_format), resolve_device(device)
     source = open_source(images, image_column=image_column, label_column=label_column, longest=max_side)
     format = named_format(source, out, format)
     ready = None if trusted is not None else load_denoiser(denoiser or GENERAL)
     if ready is not None:
         check_color(ready)
-    level = None if sigma is None else sigma / 255
+    level, reason = _level(sigma, source, out, Work(seed, where, State(on_step=tell)))
     if ready is not None:
         planned, chosen, config = None, _preset_of(ready, preset, denoiser), ready.config
     else:
@@ -326,7 +366,42 @@ def purify_job(
             for name, column in (("image column", image_column), ("label column", label_column))
             if column is not None
         },
+        files,
+        reason,
     )
+
+
+def _level(sigma: float | str | None, source: Source, out: Path, work: Work) -> tuple[float | None, str | None]:
+    """The noise level on the [0, 1] scale, None for the preset's, and why it is this one, where it was left open."""
+    if not isinstance(sigma, str):
+        return None if sigma is None else sigma / 255, None
+    if sigma != AUTO:
+        raise EclipseError(f"--sigma {sigma!r}; expected a noise level in 8-bit levels, or {AUTO}")
+    if before := _chosen_before(source, out, work.seed):
+        return before
+    try:
+        if not source.has_labels:
+            raise EclipseError(f"it needs labels, and {source.unlabelled}")
+        readings = lowest_level(pieces(source, None, None)[0], work)
+    except EclipseError as error:
+        raise EclipseError(f"--sigma {AUTO} cannot choose: {error}; or name a level, such as --sigma 32") from error
+    last = readings[-1]
+    if last.sigma == LEVELS[-1] / 255:
+        return last.sigma, f"the strongest, since after {readings[-2].sigma * 255:g}/255 {readings[-2].words()}"
+    return last.sigma, f"the lowest after which labels are read no better than after the strongest: {last.words()}"
+
+
+def _chosen_before(source: Source, out: Path, seed: int) -> tuple[float, str] | None:
+    """What this choice was when the run that is to go on began: other processors may round readings otherwise."""
+    if not run_json(out).is_file():
+        return None
+    manifest = read_manifest(out)
+    settings = flat(manifest["settings"])
+    same = manifest.get("input fingerprint") == source.fingerprint() and settings.get("seed") == seed
+    sigma, reason = (settings.get(f"purification {name}") for name in ("sigma", AUTO))
+    if not same or not isinstance(reason, str) or not isinstance(sigma, int | float):
+        return None
+    return sigma / 255, reason
 
 
 def _check_options(

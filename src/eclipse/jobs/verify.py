@@ -1,9 +1,9 @@
 """Verify a poisoned data set against the clean one: what was changed, and whether the bound of the attack holds."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from eclipse.attacks import ATTACKS
 from eclipse.attacks.crafting.perturbation import bound
 from eclipse.data.changes import BANDS, NORMS, Change, Changes, Figures, length_in_words, size
-from eclipse.data.convert import rows_of_folder
-from eclipse.data.picture import size_in_words
+from eclipse.data.convert import finder, rows_of_folder
+from eclipse.data.picture import Picture, size_in_words
 from eclipse.data.store import Row, Source, comparable_classes
 from eclipse.errors import EclipseError, unknown
 from eclipse.runs.files import read_json
@@ -27,7 +27,7 @@ _SLACK = 1e-9  # of a norm that is compared with its bound, both in float64
 
 # The part of an id that an output shares with its input, in layouts whose rows have names.
 _NAMES: dict[str, Callable[[str], str]] = {
-    "folder": lambda id: str(PurePosixPath(id).with_suffix("")),  # images become PNG
+    "folder": lambda id: str(PurePosixPath(id).with_suffix("")),  # of another format than before
     "webdataset": lambda id: id.partition("/")[2],  # the shard may have another name
 }
 
@@ -159,23 +159,12 @@ def verify(
     Raises:
         EclipseError: the sets differ in length, or in the name or size of a row; an image cannot be read.
     """
-    if len(poisoned) != len(clean):
-        raise EclipseError(
-            f"{poisoned.spec} has {len(poisoned)} images and {clean.spec} has {len(clean)}; expected the set that was "
-            "poisoned, or the same slice of it"
-        )
-    name = _NAMES.get(clean.layout) if poisoned.layout == clean.layout else None
-    converted = rows_of_folder(poisoned, clean)
     sets = (poisoned, clean)
     for compared in sets:
         compared.fingerprint()
+    pairs, names_checked = paired(poisoned, clean, [range(len(clean))])
     changes, broken, relabelled = Changes(), _Rows("bound"), _Rows("labels")
-    for done, (new, old) in enumerate(zip(converted or poisoned.labelled(), clean.labelled(), strict=True), start=1):
-        if name is not None and name(new.id) != name(old.id):
-            raise EclipseError(
-                f"{new.name} stands in {poisoned.spec} where {clean.spec} has {old.name}; expected the same images in "
-                "the same order"
-            )
+    for done, (new, old) in enumerate(pairs, start=1):
         before, after = _planes(old, new)
         change = after.astype(np.int16) - before
         if bound is not None:
@@ -192,7 +181,7 @@ def verify(
         clean=clean.spec,
         images=len(clean),
         bound=bound,
-        names_checked=name is not None or converted is not None,
+        names_checked=names_checked,
         labels_checked=clean.has_labels,
         problems=(
             *broken.problems(f"of {len(clean)} images break the bound {bound}"),
@@ -202,14 +191,61 @@ def verify(
     )
 
 
-def _planes(old: Row, new: Row) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The color planes of both images: one where both have a single gray one, else three."""
+def paired(poisoned: Source, clean: Source, places: Sequence[range]) -> tuple[Iterator[tuple[Row, Row]], bool]:
+    """The rows of a poisoned set at some places, each with the clean one.
+
+    A folder that was made of rows in another layout is paired by its names, all else by the order.
+
+    Returns:
+        The pairs, and whether rows have names that tell that they belong together.
+
+    Raises:
+        EclipseError: the sets differ in length; or, on the way, in the name of a row.
+    """
+    if len(poisoned) != len(clean):
+        raise EclipseError(
+            f"{poisoned.spec} has {len(poisoned)} images and {clean.spec} has {len(clean)}; expected the set that was "
+            "poisoned, or the same slice of it"
+        )
+    name = _NAMES.get(clean.layout) if poisoned.layout == clean.layout else None
+    find = None if rows_of_folder(poisoned, clean) is None else finder(poisoned, clean)
+
+    def pairs() -> Iterator[tuple[Row, Row]]:
+        for place in places:
+            for old, new in _beside(poisoned, clean, place, find):
+                if name is not None and name(new.id) != name(old.id):
+                    raise EclipseError(
+                        f"{new.name} stands in {poisoned.spec} where {clean.spec} has {old.name}; expected the same "
+                        "images in the same order"
+                    )
+                yield new, old
+
+    return pairs(), name is not None or find is not None
+
+
+def _beside(
+    poisoned: Source, clean: Source, place: range, find: Callable[[str], Row] | None
+) -> Iterable[tuple[Row, Row]]:
+    olds = islice(clean.labelled(place.start), len(place))
+    if find is None:
+        return zip(olds, poisoned.labelled(place.start), strict=False)  # which has more rows than a place
+    return ((old, find(old.id)) for old in olds)
+
+
+def pictures(old: Row, new: Row) -> tuple[Picture, Picture]:
+    """Both images, of one size."""
     before, after = old.picture(), new.picture()
     if before.rgb.shape != after.rgb.shape:
         raise EclipseError(
             f"{new.name} is {size_in_words(after.rgb)} and {old.name} is {size_in_words(before.rgb)}; expected images "
             "of the same size, as poisoning leaves it"
         )
+    return before, after
+
+
+def _planes(old: Row, new: Row) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The color planes of both images: one where both have a single gray one, else three."""
+    before, after = pictures(old, new)
     planes = slice(1 if before.gray and after.gray else 3)
     return before.rgb[planes], after.rgb[planes]
 

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eclipse.data.picture import Picture, encode_png
+from eclipse.data.encoding import PNG, Encoding
+from eclipse.data.picture import Picture
 from eclipse.data.store import Row, Source
 from eclipse.errors import EclipseError, reading
 from eclipse.purification.room import Room
@@ -28,7 +29,7 @@ _SCHEMA = pa.schema(
         ("id", pa.string()),
         ("name", pa.string()),
         ("origin", pa.binary(16)),
-        ("png", pa.large_binary()),
+        ("image", pa.large_binary()),
         ("refused", pa.string()),
     ]
 )
@@ -68,10 +69,11 @@ class Shards:
     Args:
         folder: where they lie.
         denoiser: the fingerprint of what purifies; rows that another denoiser purified are refused.
+        encoding: of the images; who goes on with them sees to it that it is the same.
     """
 
-    def __init__(self, folder: Path, denoiser: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, denoiser: str, encoding: Encoding = PNG) -> None:
+        self.folder, self._encoding = folder, encoding
         self._schema = _SCHEMA.with_metadata({"denoiser": denoiser})
         self.files = sorted(folder.glob("shard-*.arrow"))
         self.rows = 0
@@ -93,16 +95,16 @@ class Shards:
     def add(self, items: list[Item]) -> None:
         """Store items, encoded, as the next shard."""
         refused = [item.picture if isinstance(item.picture, str) else None for item in items]
-        png = [None if isinstance(item.picture, str) else encode_png(item.picture) for item in items]
+        images = [self._encoded(item) for item in items]
         columns: list[Sequence[Any]] = [
             [x.id for x in items],
             [x.name for x in items],
             [x.origin for x in items],
-            png,
+            images,
             refused,
         ]
         arrays = [_column(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-        del columns, png  # of large images each is as large as they are
+        del columns, images  # of large images each is as large as they are
         path = self.folder / f"shard-{len(self.files):06d}.arrow"
         with whole(path) as partial, partial.open("x+b") as file:
             with pa.ipc.new_file(file, self._schema) as writer:
@@ -111,11 +113,14 @@ class Shards:
             file.write(checksum(iter(lambda: file.read(_PART_BYTES), b"")))
         self.files.append(path)
 
+    def _encoded(self, item: Item) -> bytes | None:
+        return None if isinstance(item.picture, str) else self._encoding.encode(item.picture, item.name)
+
     def pictures(self, source: Source) -> Iterator[tuple[str, bytes]]:
-        """The id and the PNG bytes of every row that was not skipped, in order; refuse a source that has changed."""
-        for kept in self._compared(source, ["id", "origin", "png", "refused"]):
+        """The id and the encoded image of every row that was not skipped; refuse a source that has changed."""
+        for kept in self._compared(source, ["id", "origin", "image", "refused"]):
             if kept["refused"] is None:
-                yield kept["id"], kept["png"]
+                yield kept["id"], kept["image"]
 
     def _compared(self, source: Source, columns: list[str]) -> Iterator[dict[str, Any]]:
         """Yield the finished rows, each one compared with the row of the source that it was made from."""

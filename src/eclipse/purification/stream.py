@@ -11,21 +11,24 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import Picture, repainted
 from eclipse.data.pixels import as_tensor
 from eclipse.data.store import Row, Source
 from eclipse.diffusion.denoiser import Denoiser, DenoiserConfig
+from eclipse.diffusion.tiling import pixels_seen
 from eclipse.errors import EclipseError
-from eclipse.purification.algorithm import Purification, absorb, denoise, prepare
+from eclipse.purification.algorithm import Purification, absorb, denoise, group_size, prepare
 from eclipse.purification.compensation import once
 from eclipse.purification.room import Room
 from eclipse.purification.shards import Item, Shards, Writer, digest_of
 
 BATCH = 256  # images read at a time
 BATCH_PIXELS = 1 << 22  # noised at a time: 4 million pixels are 50 MB as float32
+TOLD_PIXELS = 1 << 18  # after which progress is told within a batch: half a second of a processor
 
 T = TypeVar("T")
 
@@ -39,12 +42,14 @@ class Progress:
         total: rows in all.
         images_per_s: of this run.
         busy: the share of this run's time in which the network was at work.
+        begun: how many rows the work on the next ones is worth.
     """
 
     done: int
     total: int
     images_per_s: float
     busy: float
+    begun: float = 0.0
 
     @property
     def what(self) -> str:
@@ -53,18 +58,19 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """Of the rows that are done."""
-        return self.done / self.total
+        """Of the rows that are done, with what is begun."""
+        return (self.done + self.begun) / self.total
 
     @property
     def figures(self) -> str:
         """Rows, speed, and how busy the network was."""
-        return f"{self.done} of {self.total}, {self.images_per_s:.0f} images/s, network busy {self.busy:.0%}"
+        speed = f"{self.images_per_s:.0f}" if self.images_per_s >= 10 else f"{self.images_per_s:.2g}"
+        return f"{self.done} of {self.total}, {speed} images/s, network busy {self.busy:.0%}"
 
     @property
     def seconds_left(self) -> float:
         """At the speed of this run."""
-        return (self.total - self.done) / self.images_per_s if self.images_per_s else 0.0
+        return (self.total - self.done - self.begun) / self.images_per_s if self.images_per_s else 0.0
 
 
 @dataclass(frozen=True)
@@ -103,26 +109,73 @@ def purify_rows(
         treatment: decides the bytes.
         shards: keep what is done.
         batch: images read at a time; does not change the result.
-        tell: called after every batch.
+        tell: called after every batch, and within one of many pixels.
 
     Raises:
         EclipseError: an unreadable image (unless skipped), or one of a size that the denoiser does not take.
     """
     ready = prepare(denoiser, treatment.device)
-    began, busy, resumed = time.monotonic(), 0.0, shards.rows
+    pace = _Pace(ready, len(source), shards.rows, tell)
     room = Room(4 * BATCH_PIXELS)
-    absorbed_ahead = _prefetch(_absorbed(source, ready, treatment, batch, resumed, room))
+    absorbed_ahead = _prefetch(_absorbed(source, ready, treatment, batch, shards.rows, room))
     with closing(absorbed_ahead) as work, Writer(shards) as writer, room:
         for absorbed in work:
-            at = time.monotonic()
+            pace.start(len(absorbed.items), _work(ready, absorbed, treatment))
             finished = _denoised(ready, absorbed, treatment)
-            now = time.monotonic()
-            busy += now - at
+            pace.stop()
             writer.put(finished)
-            done, pixels = absorbed.first + len(finished), _pixels(absorbed.items)
+            pixels = _pixels(absorbed.items)
             del absorbed, finished
             room.leave(pixels)
-            tell(Progress(done, len(source), (done - resumed) / (now - began), busy / (now - began)))
+            pace.told()
+
+
+class _Pace:
+    """Tells how far a run is: after each batch, and within one by the pixels that the network has seen of it.
+
+    Args:
+        denoiser: from ``prepare``, which gives a copy.
+        total: rows in all.
+        resumed: of which were done before this run.
+        tell: see ``purify_rows``.
+    """
+
+    def __init__(self, denoiser: Denoiser, total: int, resumed: int, tell: Callable[[Progress], None]) -> None:
+        self._total, self._resumed, self._done, self._tell = total, resumed, resumed, tell
+        self._began, self._busy = time.monotonic(), 0.0
+        self._rows = self._pixels = self._seen = self._told = 0
+        denoiser.register_forward_hook(self._count)
+
+    def start(self, rows: int, pixels: int) -> None:
+        """Begin a batch of so many rows, of which the network will see so many pixels."""
+        self._rows, self._pixels, self._seen, self._told = rows, pixels, 0, 0
+        self._busy -= time.monotonic()
+
+    def stop(self) -> None:
+        """The network is done with the batch."""
+        self._busy += time.monotonic()
+        self._done += self._rows
+
+    def told(self, begun: float = 0.0, busy: float = 0.0) -> None:
+        """Tell what is done, and how many rows the work on others is worth."""
+        seconds, done = time.monotonic() - self._began, self._done
+        speed = (done - self._resumed + begun) / seconds
+        self._tell(Progress(done, self._total, speed, (self._busy + busy) / seconds, begun))
+
+    def _count(self, denoiser: nn.Module, given: tuple[Tensor, ...], answer: object) -> None:
+        self._seen += given[0].shape[0] * given[0].shape[2] * given[0].shape[3]
+        if self._seen - self._told >= TOLD_PIXELS and self._seen < self._pixels:
+            self._told = self._seen
+            self.told(self._rows * self._seen / self._pixels, time.monotonic())
+
+
+def _work(denoiser: Denoiser, batch: _Batch, treatment: Treatment) -> int:
+    """The pixels that the network will see of a batch, those that fill up groups too."""
+    found = 0
+    for (height, width), (members, _) in batch.noised.items():
+        group = group_size(height * width, torch.device(treatment.device).type)
+        found += -(-len(members) // group) * group * pixels_seen(height, width, denoiser.margin)
+    return found * len(treatment.how.indices)
 
 
 def purified_rows(rows: Iterable[Row], ready: Denoiser, treatment: Treatment) -> Iterator[Item]:

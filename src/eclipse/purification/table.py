@@ -63,7 +63,9 @@ def purify_table(
         images = table.column(column).combine_chunks()
         items = purified_rows(_rows(images, numbers, [names[number] for number in numbers]), ready, treatment)
         pngs = [encode_png(item.picture) for item in items if isinstance(item.picture, Picture)]
-        return table.set_column(table.schema.get_field_index(column), schema.field(column), with_bytes(images, pngs))
+        return table.set_column(
+            table.schema.get_field_index(column), schema.field(column), with_bytes(images, pngs, ".png")
+        )
 
     decides = [
         *(data._fingerprint, fingerprint_denoiser(denoiser), repr(treatment), column, ids and names),

@@ -9,10 +9,11 @@ _MANIFEST = run_json(Path("x")).name[1:]  # what the names of manifests end with
 
 
 def write_report(target: Path, out: Path | None = None) -> list[Path]:
-    """Write the report of whatever a path holds: results of a grid, an audit, a choice, or a purified data set.
+    """Write the report of whatever a path holds: results of a grid, an audit, a choice, an explanation, or a
+    purified data set.
 
     Args:
-        target: the folder of a grid, of an audit or of a choice; a purified data set, or its manifest.
+        target: the folder of a grid, an audit, a choice or an explanation; a purified data set, or its manifest.
         out: the folder to write to; None for the usual place.
 
     Raises:
@@ -20,12 +21,15 @@ def write_report(target: Path, out: Path | None = None) -> list[Path]:
     """
     from eclipse.jobs.audit import FINDINGS
     from eclipse.jobs.choose import CHOICE
-    from eclipse.report import audit, choice, grid, purified
+    from eclipse.jobs.explain import FOUND
+    from eclipse.report import audit, choice, explain, grid, purified
 
     if target.name.endswith(_MANIFEST) and target.name != _MANIFEST:
         target = target.with_name(target.name.removesuffix(_MANIFEST))
     if (target / FINDINGS).is_file():
         return audit.write_report(target, out)
+    if (target / FOUND).is_file():
+        return explain.write_report(target, out)
     if (target / CHOICE).is_file():
         return choice.write_report(target, out)
     if run_json(target).is_file() and not (target / "grid.json").is_file():

@@ -235,23 +235,24 @@ def encoded_images(column: Any) -> Iterator[tuple[bytes | None, str | None]]:
         yield data.as_py(), path
 
 
-def with_bytes(column: Any, pngs: Sequence[bytes]) -> Any:
-    """The same column with other images, and paths that end in .png."""
+def with_bytes(column: Any, images: Sequence[bytes], suffix: str) -> Any:
+    """The same column with other images, and paths with their ending."""
     if not pa.types.is_struct(column.type):
-        return pa.array(pngs, column.type)
+        return pa.array(images, column.type)
     fields = [column.type.field(i) for i in range(column.type.num_fields)]
     parts = {field.name: column.field(field.name) for field in fields}
-    parts["bytes"] = pa.array(pngs, column.type.field("bytes").type)
+    parts["bytes"] = pa.array(images, column.type.field("bytes").type)
     if "path" in parts:
-        parts["path"] = pa.array(map(_png_path, parts["path"].to_pylist()), parts["path"].type)
+        paths = [_new_path(path, suffix) for path in parts["path"].to_pylist()]
+        parts["path"] = pa.array(paths, parts["path"].type)
     return pa.StructArray.from_arrays([parts[field.name] for field in fields], fields=fields)
 
 
-def _png_path(path: str | None) -> str | None:
+def _new_path(path: str | None, suffix: str) -> str | None:
     """The path in a cell with its new ending; of an absolute one, which is of some machine, the name."""
     if not path:
         return path
-    return os.path.splitext(os.path.basename(path) if os.path.isabs(path) else path)[0] + ".png"
+    return os.path.splitext(os.path.basename(path) if os.path.isabs(path) else path)[0] + suffix
 
 
 def image_schema(class_names: Sequence[str] | None, has_labels: bool, others: Mapping[str, Any]) -> Any:
@@ -274,6 +275,6 @@ def image_schema(class_names: Sequence[str] | None, has_labels: bool, others: Ma
 
 def image_batch(schema: Any, rows: Sequence[tuple[bytes, str, Mapping[str, Any]]]) -> Any:
     """Make a batch of that schema from (image, path, values of the other columns)."""
-    images = pa.array([{"bytes": png, "path": path} for png, path, _ in rows], schema.field(0).type)
+    images = pa.array([{"bytes": image, "path": path} for image, path, _ in rows], schema.field(0).type)
     others = [pa.array([values.get(field.name) for _, _, values in rows], field.type) for field in list(schema)[1:]]
     return pa.RecordBatch.from_arrays([images, *others], schema=schema)

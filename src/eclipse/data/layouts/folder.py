@@ -37,9 +37,9 @@ def is_image(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
 
 
-def png_path(path: str) -> str:
-    """The path of the PNG that takes the place of an image: with another ending, or with one more."""
-    return str(PurePosixPath(path).with_suffix(".png")) if is_image(path) else path + ".png"
+def without_ending(path: str) -> str:
+    """The path of an image without the ending of its format, where it has one; that of its new file replaces it."""
+    return str(PurePosixPath(path).with_suffix("")) if is_image(path) else path
 
 
 def images_in(root: Path) -> Iterator[str]:
@@ -197,24 +197,25 @@ class FolderStore:
                 else:
                     copy(self.root / path, place(target, path))
                 continue
-            png = new.take(path) if row in span else None
-            if png is not None:
-                with open(place(target, png_path(path)), "xb") as file:
-                    file.write(png)
+            image = new.take(path) if row in span else None
+            if image is not None:
+                with open(place(target, without_ending(path) + new.suffix), "xb") as file:
+                    file.write(image)
             row += 1
         for path in metadata:  # when it is clear which images are left out
-            rewrite(self.root / path, place(target, path), partial(self._new_name, target, path.rpartition("/")[0]))
+            new_name = partial(self._new_name, target, new.suffix, path.rpartition("/")[0])
+            rewrite(self.root / path, place(target, path), new_name)
 
-    def _new_name(self, target: Path, folder: str, name: str) -> str | None:
+    def _new_name(self, target: Path, suffix: str, folder: str, name: str) -> str | None:
         """What an image that is named in a folder of the set is called now; see `references.NewName`."""
         path = self._named(folder, name)
         if path is None:
             return name
-        return png_path(name) if (target / png_path(path)).is_file() else None
+        return without_ending(name) + suffix if (target / (without_ending(path) + suffix)).is_file() else None
 
-    def outdated(self) -> Iterator[str]:
-        """The other files that name images by names that change, as far as they are looked into."""
-        changed = (path.rpartition("/")[2] for path in self.images() if png_path(path) != path)
+    def outdated(self, suffix: str) -> Iterator[str]:
+        """The other files that name images by names that change to this ending, as far as they are looked into."""
+        changed = (path.rpartition("/")[2] for path in self.images() if without_ending(path) + suffix != path)
         names = frozenset(name.encode() for name in islice(changed, _NAMES))
         others = (path for path in self.beside() if not is_metadata(path))
         return (path for path in samples(others) if names and mention(self.root / path, names))
@@ -224,13 +225,19 @@ class FolderStore:
         for path in filter(is_metadata, self.beside()):
             check_metadata(self.root / path)
 
-    def check_names(self, out: Path) -> None:
-        """Refuse two files that would become one in ``out``: images of one stem, names that its file system folds."""
+    def check_names(self, out: Path, suffix: str) -> None:
+        """Refuse two files that would become one in ``out``: images of one stem, names that its file system folds.
+
+        Args:
+            out: the output.
+            suffix: of the new images.
+        """
         same = folded if folds_names(out) else str
         for below, files, subfolders in folders(self.root):
             taken: dict[str, str] = {}
             for name in (*subfolders, *files):
-                new = png_path(name) if self._is_image(below + name) and name not in subfolders else name
+                is_image_file = self._is_image(below + name) and name not in subfolders
+                new = without_ending(name) + suffix if is_image_file else name
                 other = taken.setdefault(same(new), name)
                 if other != name:
                     raise EclipseError(

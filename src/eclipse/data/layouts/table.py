@@ -241,10 +241,10 @@ class TableStore:
         number = span.start
         position = self.schema.get_field_index(self.image_column)
         for _, _, batch in self._batches(span.start, span.stop, None):
-            pngs = [new.take(str(number + i)) for i in range(len(batch))]
+            found = [new.take(str(number + i)) for i in range(len(batch))]
             number += len(batch)
-            kept = batch.filter(pa.array([png is not None for png in pngs]))
-            images = with_bytes(kept.column(position), [png for png in pngs if png is not None])
+            kept = batch.filter(pa.array([image is not None for image in found]))
+            images = with_bytes(kept.column(position), [image for image in found if image is not None], new.suffix)
             columns = [images if i == position else column for i, column in enumerate(kept.columns)]
             yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
 

@@ -382,16 +382,16 @@ def _rewrite(shard: Path, target: Path, inside: range, new: Replacements) -> Non
     row = 0
     with _opened(shard) as tar, tarfile.open(target, "w") as out:
         for sample in _samples(tar, shard):
-            png = None
+            image = None
             if sample.image is not None:
-                png = new.take(f"{shard.name}/{sample.key}") if row in inside else None
+                image = new.take(f"{shard.name}/{sample.key}") if row in inside else None
                 row += 1
-                if png is None:
+                if image is None:
                     continue
             for member in sample.members:
-                if member is sample.image and png is not None:
-                    # Not by png_path, which drops the "./" that the other members of the key keep.
+                if member is sample.image and image is not None:
+                    # Not by without_ending, which drops the "./" that the other members of the key keep.
                     stem = member.name.rpartition(".")[0] if is_image(member.name) else sample.key
-                    add_member(out, f"{stem}.png", png, member)
+                    add_member(out, stem + new.suffix, image, member)
                 else:
                     out.addfile(_entry(member.name, member.size, member), tar.extractfile(member))

@@ -81,7 +81,8 @@ def _ladder(id: str, steps: list[Pixels]) -> Ladder:
 
 
 def _rows(found: Preview, spec: str, denoiser: Path | None) -> list[Row]:
-    with_denoiser = () if denoiser is None else ("--denoiser", denoiser)
+    options: list[object] = [] if denoiser is None else ["--denoiser", denoiser]
+    options += [] if found.max_side is None else ["--max-side", found.max_side]
     rows = list[Row]()
     for level in found.levels:
         pairs = [tuple(map(_tensor, pair)) for pair in zip(found.images, level.images, strict=True)]
@@ -93,7 +94,7 @@ def _rows(found: Preview, spec: str, denoiser: Path | None) -> list[Row]:
                 f"{np.median([ssim(x, y) for x, y in pairs]):.2f}",
                 level.cost.partition(":")[0],
                 to_copy(
-                    *("eclipse", "purify", spec, *with_denoiser, "--sigma", f"{level.sigma:g}", "--out", "PURIFIED"),
+                    *("eclipse", "purify", spec, *options, "--sigma", f"{level.sigma:g}", "--out", "PURIFIED"),
                     "--report",
                 ),
                 level.sigma == found.default,

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from eclipse.data.output import fingerprint_of_output
 from eclipse.data.source import open_source
 from eclipse.data.store import Source
 from eclipse.errors import EclipseError, reading
@@ -68,6 +69,11 @@ def _opened(facts: Told, purified: Path) -> tuple[Source, Source]:
         raise EclipseError(
             f"{purified} has {len(output):,} images, and its manifest tells of {facts.purified:,}; expected the data "
             "set that it was written for"
+        )
+    if facts.made not in ("", fingerprint_of_output(source, output, facts.skipped)):
+        raise EclipseError(
+            f"{purified} does not hold the images that its manifest tells of, by their fingerprint; expected the data "
+            "set as it was written: purify again, into another output"
         )
     return source, output
 

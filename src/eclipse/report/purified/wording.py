@@ -32,6 +32,7 @@ class Told:
         label_column: that was asked for.
         max_side: images were reduced to, in pixels.
         fingerprint: of the data set.
+        made: fingerprint of the output; empty where it is not told.
         purified: the number of images.
         skipped: why images were left out, by name.
         canary: what it measured; None where it did not.
@@ -49,6 +50,7 @@ class Told:
     label_column: str | None
     max_side: int | None
     fingerprint: str
+    made: str
     purified: int
     skipped: Mapping[str, str]
     canary: Canary | None
@@ -78,6 +80,7 @@ def told(manifest: Mapping[str, Any]) -> Told:
         label_column=_text(given.get("label column")),
         max_side=None if given.get("max side") is None else int(given["max side"]),
         fingerprint=str(manifest["input fingerprint"]),
+        made=str(manifest.get("output fingerprint", "")),
         purified=purified,
         skipped={str(name): str(why) for name, why in manifest.get("skipped", {}).items()},
         canary=_canary(manifest.get("canary")),
@@ -92,9 +95,9 @@ def told(manifest: Mapping[str, Any]) -> Told:
 def _canary(found: Mapping[str, Any] | None) -> Canary | None:
     if not found:
         return None
-    left = {str(name): float(share) for name, share in found["left"].items()}
+    left, gray = ({str(name): float(share) for name, share in found.get(key, {}).items()} for key in ("left", "gray"))
     rest = {name: None if found[name] is None else float(found[name]) for name in ("gain", "error")}
-    return Canary(**{**found, **rest, "left": left, "psnr": float(found["psnr"])})
+    return Canary(**{**found, **rest, "left": left, "gray": gray, "psnr": float(found["psnr"])})
 
 
 def _text(value: Any) -> str | None:
@@ -103,9 +106,11 @@ def _text(value: Any) -> str | None:
 
 def _settings(manifest: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     settings = manifest["settings"]
-    given, how = settings["input"], settings["purification"]
+    given, made, how = settings["input"], settings["output"], settings["purification"]
     found = {
         "data set": f"{given['spec']}: {int(given['images']):,} images, layout {given['layout']}",
+        "output": f"layout {made['format']}"
+        + (f", images as {made['image format']}" if "image format" in made else ""),
         "denoiser": _denoiser(settings),
         "noise": f"of {float(how['sigma']):g} levels of 255, taken away in {_steps_in_words(how)}",
         "compensation": _compensation(settings["compensation"]),
