@@ -15,19 +15,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kit.commands import Command, write_images
+from kit.letters import shapes
 from kit.tiny import CONFIG, random_weights, some_images
 
 import eclipse
 from eclipse.attacks import ATTACKS
 from eclipse.data.source import load_imageset, open_source
 from eclipse.defenses import DEFENSES
+from eclipse.detectors import DETECTORS, evidence
 from eclipse.diffusion import build_denoiser, save_denoiser
 
 ROOT = Path(__file__).parent.parent
 PLUGIN = ROOT / "tests" / "plugin"
 PAGE = (ROOT / "docs" / "extend.md").read_text()
 COMMANDS = re.findall(r"^eclipse .*$", PAGE, re.MULTILINE)
-KITS = ("attacks", "defenses", "classifiers", "data", "diffusion")
+KITS = ("attacks", "defenses", "classifiers", "data", "detectors", "diffusion")
 
 GRID = """
 version = 1
@@ -52,7 +54,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_page_shows_the_package() -> None:
     shown = dict(re.findall(r"^`(\S+)`\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
-    assert len(shown) == 6
+    assert len(shown) == 7
     for name, text in shown.items():
         assert text == re.sub(r"^fake = .*\n", "", (PLUGIN / name).read_text(), flags=re.MULTILINE), name
 
@@ -74,8 +76,19 @@ def test_the_commands_of_the_page_work(place: Path, plugin: None, command: Comma
 
 
 def test_the_names_stand_in_the_tables_with_their_package(plugin: None, command: Command) -> None:
-    for table, name in (("attacks", "stripes"), ("defenses", "posterize")):
+    for table, name in (("attacks", "stripes"), ("defenses", "posterize"), ("detectors", "corners")):
         assert name in command(table).out and "[eclipse-example 1.0]" in command(table, name).out
+
+
+def test_a_detector_of_others_takes_part_in_an_audit(plugin: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "LEAST_STEPS", 60)
+    clean = shapes(300, 1)
+    marked = clean.with_images(clean.images.copy())
+    corner = np.array([(0, 0), (0, -1), (-1, 0), (-1, -1)])[clean.require_labels("a test")]
+    marked.images[np.arange(300), :, corner[:, 0], corner[:, 1]] = 255
+    found = [eclipse.audit(data, detectors=["corners"]) for data in (clean, marked)]
+    assert [audit.suspicious for audit in found] == [False, True] and found[1].family == "class-wise"
+    assert "corners" in DETECTORS.foreign() and found[1].found == ("corners",)
 
 
 def test_a_layout_and_a_network_of_others_take_part_in_a_purification(
@@ -136,7 +149,8 @@ def test_the_kit_holds_what_the_built_in_methods_need(table: object) -> None:
     """But for machinery of a single method, and for other methods."""
     kit = import_module(f"eclipse.{table.kind}s")
     methods = {table.entry(name).module for name in table.names()} - {"eclipse.defenses.defense"}
-    single = {"eclipse.attacks.crafting.ar_process", "eclipse.defenses.disentangling"}
+    single = {"eclipse.attacks.crafting.ar_process", "eclipse.defenses.disentangling", "eclipse.defenses.choice"}
+    single |= {"eclipse.detectors.audit"}
     for module in methods:
         path = Path(eclipse.__file__).parent.parent / f"{module.replace('.', '/')}.py"
         for node in ast.walk(ast.parse(path.read_text())):

@@ -529,7 +529,7 @@ def test_a_wrong_option_is_answered_by_the_right_one(command: Command, arguments
 
 def test_help_is_there_for_every_command_and_loads_nothing_heavy() -> None:
     commands = ["", "purify", "poison", "verify", "attacks", "denoiser", "denoiser train", "denoiser import"]
-    commands += ["denoiser info", "demo", "doctor"]
+    commands += ["denoiser info", "demo", "doctor", "audit", "choose", "detectors"]
     code = """
 import sys
 from eclipse.cli import main
@@ -545,7 +545,17 @@ print("heavy:", *{"torch", "numpy", "PIL", "pyarrow", "diffusers", "datasets", "
     assert run.stdout.rpartition("heavy:")[2].strip() == ""
     for line in commands:
         assert f"Usage: eclipse {line}".strip() in run.stdout
-    for option in ("--trusted", "--skip-bad", "--compensate", "--dry-run", "--minutes", "--heads", "--attack"):
+    for option in (
+        "--trusted",
+        "--skip-bad",
+        "--compensate",
+        "--dry-run",
+        "--minutes",
+        "--heads",
+        "--attack",
+        "--auto",
+        "--ask",
+    ):
         assert option in run.stdout
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+HOSTILE = "<img src=x onerror=console.error(1)>$x_1$&quot;"
+"""A name that a page must show as it is."""
+
 
 class Bomb:
     """Pickles to a call that leaves a trace."""

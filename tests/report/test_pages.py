@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from kit.commands import write_images
+from kit.hostile import HOSTILE
 from kit.results import result, write_results
+from kit.verdicts import write_audit, write_choice
 
 from eclipse.data.source import open_source
 from eclipse.diffusion.checkpoint import load_denoiser
@@ -19,7 +21,6 @@ from eclipse.jobs.purify import purify_job
 from eclipse.report import write_report
 from eclipse.report.preview import write_page
 
-HOSTILE = "<img src=x onerror=console.error(1)>$x_1$&quot;"
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 400, "height": 800}
 
 
@@ -39,11 +40,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory, denoiser_folder: Path) -> di
     grid = write_results(place / "results", cells).path
     found = preview(open_source(place / "set"), load_denoiser(denoiser_folder), "cpu")
     write_page(found, str(place / "set"), denoiser_folder, place / "preview.html")
+    write_audit(place / "audit")
+    write_choice(place / "choice")
     before, after = place / HOSTILE / "before", place / HOSTILE / "after"
     write_images(before, 6, side=20), write_images(after, 6, side=20, seed=1)
     carry_out(explain_job(str(after), str(before), place / "explanation"))
     return {
         "explanation": write_report(place / "explanation")[0],
+        "audit": write_report(place / "audit")[0],
+        "choice": write_report(place / "choice")[0],
         "preview": place / "preview.html",
         "purification": write_report(place / "purified")[0],
         "grid": next(path for path in write_report(grid) if path.suffix == ".html"),
@@ -82,7 +87,7 @@ def opened(browser: Any, path: Path, **options: Any) -> Opened:
     return Opened(page, told, [url for url in asked if not url.startswith("data:")])
 
 
-@pytest.mark.parametrize("kind", ["purification", "preview", "grid", "explanation"])
+@pytest.mark.parametrize("kind", ["audit", "choice", "purification", "preview", "grid", "explanation"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_is_quiet_and_keeps_to_itself_and_names_in_it_are_text(
     kind: str, scheme: str, pages: dict[str, Path], browser: Any
@@ -96,7 +101,7 @@ def test_a_page_is_quiet_and_keeps_to_itself_and_names_in_it_are_text(
     assert light == (scheme == "light")
 
 
-@pytest.mark.parametrize("kind", ["purification", "preview", "grid", "explanation"])
+@pytest.mark.parametrize("kind", ["audit", "choice", "purification", "preview", "grid", "explanation"])
 def test_a_phone_need_not_scroll_sideways(kind: str, pages: dict[str, Path], browser: Any) -> None:
     page = opened(browser, pages[kind], viewport=PHONE).page
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]

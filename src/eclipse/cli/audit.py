@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn
+from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, SkipBad
 
 HELP = """Say whether a labelled data set looks poisoned, how sure that is, and what to do next.
 
@@ -37,6 +37,7 @@ def audit(
     ] = None,
     seed: Annotated[int, typer.Option(help="decides which rows are looked at, and the networks")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    skip_bad: SkipBad = False,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     dry_run: DryRun = False,
@@ -45,15 +46,14 @@ def audit(
     """Audit a data set."""
     from eclipse.cli.command import carry_out
     from eclipse.cli.show import Show, facts, say
-    from eclipse.detectors.audit import check_rows
-    from eclipse.jobs.audit import FINDINGS, audit_job
+    from eclipse.errors import EclipseError
+    from eclipse.jobs.audit import FINDINGS, audit_job, is_able, next_command
     from eclipse.runs.files import read_json
     from eclipse.runs.state import State
 
-    options: dict[str, Any] = {"rows": rows, "seed": seed, "device": device, "max_side": max_side}
+    options: dict[str, Any] = {"rows": rows, "seed": seed, "device": device, "max_side": max_side, "skip_bad": skip_bad}
     columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
     job = audit_job(dataset, out or Path("audit"), trusted=trusted, **options, **columns)
-    check_rows(len(job.source))
     if out is not None:
         carry_out(job, dry_run, json_lines)
         if dry_run:
@@ -66,28 +66,31 @@ def audit(
             return
         with Show(as_json=json_lines) as show:
             found = job.examine(State(on_step=show.tell))[0].to_dict()
-    _print(found, dataset, trusted)
-    raise typer.Exit(1 if found["suspicious"] else 0)
+    show_findings(found)
+    if found["suspicious"]:
+        say(f"next: {next_command(dataset, trusted)}")
+        raise typer.Exit(1)
+    if not is_able(found):
+        raise EclipseError(f"no verdict, since labels are needed for one: {job.source.unlabelled}")
+    say(f"next: train on {dataset} as it is")
 
 
-def _print(found: Mapping[str, Any], dataset: str, trusted: str | None) -> None:
+def show_findings(found: Mapping[str, Any]) -> None:
+    """Print the table of findings and the verdict."""
     from eclipse.cli.show import columns, say
+    from eclipse.jobs.audit import is_able, judged, p_in_words, share_in_words
 
     rows = [
-        (name, finding["words"], f"{finding['p']:.1g}", "found" if name in found["found"] else "-")
+        (name, finding["words"], p_in_words(finding["p"]), judged(name, found))
         for name, finding in found["findings"].items()
     ]
     rows += [(name, words, "", "skipped") for name, words in found["skipped"].items()]
     columns(("detector", "what was seen", "p", ""), rows)
-    say("", *(f"note: {note}" for note in found["notes"]), f"verdict: {found['verdict']}")
+    say("", *(f"note: {note}" for note in found["notes"]))
+    if is_able(found):
+        say(f"verdict: {found['verdict']} (of clean data sets {found['level']:.0%} are called suspicious)")
     if found["family"]:
         say(f"likely kind: {found['family']}")
     if found["share"]:
-        say("poisoned rows: {:.0%} to {:.0%}".format(*found["share"]))
-    say(
-        f"looked at {found['looked at']:,} of {found['images']:,} images; of clean data sets {found['level']:.0%} are "
-        "called suspicious"
-    )
-    if found["suspicious"]:
-        clean = f" --trusted {trusted}" if trusted else ""
-        say(f"next: eclipse purify {dataset}{clean} --out PURIFIED")
+        say(f"poisoned rows: {share_in_words(found['share'])}")
+    say(f"looked at {found['looked at']:,} of {found['images']:,} images")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, carry_out
+from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, SkipBad, carry_out
 
 HELP = """Try treatments with quick victims, and tell which one to go on with.
 
@@ -45,6 +45,7 @@ def choose(
     ] = None,
     seed: Annotated[int, typer.Option(help="decides which rows are used, and the victims")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    skip_bad: SkipBad = False,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     dry_run: DryRun = False,
@@ -54,21 +55,23 @@ def choose(
     from eclipse.cli.show import say
     from eclipse.jobs import choose as jobs
 
-    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "max_side": max_side}
-    job = jobs.choose_job(dataset, trusted, out, candidates=candidate or (), seed=seed, device=device, **columns)
+    reading: dict[str, Any] = {"max_side": max_side, "skip_bad": skip_bad}
+    reading |= {"image_column": image_column, "label_column": label_column}
+    job = jobs.choose_job(dataset, trusted, out, candidates=candidate or (), seed=seed, device=device, **reading)
     carry_out(job, dry_run, json_lines)
     if dry_run:
         return
     found = jobs.read_choice(out) if labels is None else jobs.relabel(job, labels)
-    _print(found, dataset, trusted)
+    show_choice(found)
+    say(f"next: {jobs.next_command(found['ranked'][0]['words'], dataset, trusted)}")
     if ask is not None:
         table = jobs.ask(job, ask, out.with_name(f"{out.name}.ask"))
         say(f"fill in {table} (classes: {', '.join(found['classes'])}); then the same command with --labels {table}")
 
 
-def _print(found: Mapping[str, Any], dataset: str, trusted: str) -> None:
+def show_choice(found: Mapping[str, Any]) -> None:
+    """Print the ranking and how it is known."""
     from eclipse.cli.show import columns, say
-    from eclipse.jobs.choose import next_command
 
     ranked = found["ranked"]
     rows = [(tried["words"], f"{tried['accuracy']:.1%}", f"± {tried['error']:.1%}") for tried in ranked]
@@ -77,6 +80,6 @@ def _print(found: Mapping[str, Any], dataset: str, trusted: str) -> None:
         say("", f"measured on {found['labels']:,} labelled trusted images")
     else:
         say("", "estimated without labels; 200 labels make it surer: --ask 200")
+    say(*(f"note: {note}" for note in found["notes"]))
     if not found["sure"]:
         say(f"the first ones are too close to tell apart: {ranked[0]['words']} and {ranked[1]['words']}")
-    say(f"next: {next_command(ranked[0]['words'], dataset, trusted)}")

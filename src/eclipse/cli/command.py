@@ -32,6 +32,7 @@ Start: TypeAlias = Annotated[
         show_default="general for preset fast",
     ),
 ]
+SkipBad: TypeAlias = Annotated[bool, typer.Option("--skip-bad", help="leave unreadable images out")]
 ImageColumn: TypeAlias = Annotated[str | None, typer.Option(help="the column with the images, where it cannot be told")]
 LabelColumn: TypeAlias = Annotated[str | None, typer.Option(help="the column with the labels")]
 

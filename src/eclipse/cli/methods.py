@@ -126,14 +126,18 @@ def detectors(name: Annotated[str | None, typer.Argument(help="one to describe",
 
     from eclipse.cli.show import columns
     from eclipse.detectors import DETECTORS as table
+    from eclipse.errors import EclipseError
 
     if name is not None:
         print(f"{name}: {_title(table, name)}\n\n{inspect.getdoc(table.load(name))}")
         return
     rows = list[tuple[str, ...]]()
     for known in table.names():
-        detector = table.load(known)
-        needs = ", ".join(sorted(detector.needs))
-        rows.append((known, _title(table, known), needs, "yes" if detector.implicates else "no"))
+        try:
+            detector = table.load(known)
+            needs = ", ".join(sorted(detector.needs))
+            rows.append((known, _title(table, known), needs, "yes" if detector.implicates else "no"))
+        except EclipseError as error:  # of a package that is broken, or claims a name that it cannot have
+            rows.append((known, str(error), "", ""))
     columns(("name", "title", "needs", "implicates"), rows)
     print("\nMore about one: eclipse detectors NAME. Use them all: eclipse audit DATASET")

@@ -1,9 +1,12 @@
 """``eclipse purify``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from eclipse.jobs.job import Job
 
 from eclipse.cli.command import (
     DryRun,
@@ -34,6 +37,10 @@ as JPEG. --image-format webp saves a quarter of that, and jpeg:95 seven tenths, 
 
 What was done is in PURIFIED.run.json, and with --report PURIFIED.report.html shows it.
 An interrupted run goes on when the same command is given again.
+
+With --auto, IMAGES are audited first (`eclipse audit`). If nothing is found, no copy is made: train on IMAGES. Else
+`eclipse choose` tries treatments on CLEAN, and the best one, if it is a purification, makes PURIFIED. What was found is
+kept in PURIFIED.audit and PURIFIED.choice.
 
 Then train on PURIFIED with `eclipse.Compensate(p, noise, q)` among your training transforms (or purify with
 --compensate once): grayscale and noise remove what purification leaves of low-frequency poisons.
@@ -94,6 +101,10 @@ def purify(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    auto: Annotated[
+        bool,
+        typer.Option("--auto", help="audit first, and purify, in the way that suits best, only what is suspicious"),
+    ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="then write PURIFIED.report.html: images before and after, and more")
     ] = False,
@@ -101,14 +112,55 @@ def purify(
     json_lines: JsonLines = False,
 ) -> None:
     """Purify a data set."""
-    options = {name: value for name, value in locals().items() if name not in ("report", "dry_run", "json_lines")}
+    options = {name: value for name, value in locals().items() if name not in _OF_THE_COMMAND}
     from eclipse.cli.show import Show
     from eclipse.jobs.purify import purify_job
 
-    with Show(as_json=json_lines) as show:
-        job = purify_job(**options, tell=show.tell)
-    carry_out(job, dry_run, json_lines)
+    made = [out]
+    if auto:
+        made = _auto(options, dry_run, json_lines)
+    else:
+        with Show(as_json=json_lines) as show:
+            job = purify_job(**options, tell=show.tell)
+        carry_out(job, dry_run, json_lines)
     if report and not dry_run:
         from eclipse.cli.report import report as write
 
-        write(out)
+        for one in made:
+            write(one)
+
+
+_OF_THE_COMMAND = ("auto", "report", "dry_run", "json_lines")
+_CHOSEN: tuple[str, ...] = ("denoiser", "preset", "start", "sigma", "steps", "sampler", "compensate", "p", "noise", "q")
+_CHOSEN += ("iterations", "minutes")
+
+
+def _auto(options: dict[str, Any], dry_run: bool, json_lines: bool) -> list[Path]:
+    """Audit, choose and purify; returns what was made."""
+    from eclipse.cli.audit import show_findings
+    from eclipse.cli.choose import show_choice
+    from eclipse.cli.show import say
+    from eclipse.errors import EclipseError
+    from eclipse.jobs.audit import FINDINGS, Auditing
+    from eclipse.jobs.auto import purify_auto
+    from eclipse.jobs.choose import Choosing, read_choice
+    from eclipse.runs.files import read_json
+
+    usual = {"preset": "fast", "compensate": "online"}
+    for name in _CHOSEN:
+        if (value := options.pop(name)) != usual.get(name):
+            raise EclipseError(f"--{name} {value} with --auto, which chooses the treatment; leave one of them out")
+    made = list[Path]()
+
+    def carried_out(job: "Job") -> None:
+        carry_out(job, dry_run, json_lines)
+        if not job.out.exists():  # a dry run
+            return
+        made.append(job.out)
+        if isinstance(job, Auditing):
+            show_findings(read_json(job.out / FINDINGS))
+        if isinstance(job, Choosing):
+            show_choice(read_choice(job.out))
+
+    say(purify_auto(**options, carry_out=carried_out))
+    return made

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from eclipse.runs.state import Event
 
 PLAIN_EVERY_S, JSON_EVERY_S = 10.0, 1.0
+_WRAPPED = ("title", "passes an image", "what was seen", "treatment")
 WIDTH = 100  # columns of a table, where the output is no terminal
 
 
@@ -126,7 +127,7 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in head:
-        table.add_column(title, no_wrap=title not in ("title", "passes an image"))
+        table.add_column(title, no_wrap=title not in _WRAPPED)
     for row in rows:
         table.add_row(*(Text(escaped(cell)) for cell in row))
     console = Console()

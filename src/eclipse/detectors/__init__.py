@@ -1,11 +1,21 @@
-"""The table of detectors: each asks one question of a set that may be poisoned, and knows how sure its answer is."""
+"""The table of detectors: each asks one question of a set that may be poisoned, and knows how sure its answer is.
 
-from typing import TYPE_CHECKING
+What one is made of is imported when it is used: see ``kit.py``.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from eclipse.registry import Registry
 
 if TYPE_CHECKING:
-    from eclipse.detectors.detector import Detector
+    from eclipse.detectors.kit import *  # noqa: F403
+    from eclipse.detectors.kit import Detector
+else:
+
+    def __getattr__(name: str) -> Any:
+        return getattr(import_module("eclipse.detectors.kit"), name)
+
 
 DETECTORS: "Registry[type[Detector]]" = Registry(
     "detector",

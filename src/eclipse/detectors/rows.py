@@ -32,14 +32,16 @@ class PartOfTheRows(Detector):
             "pixels, linear": evidence.read(pixels),
             "spectrum": evidence.read(spectrum(evidence.data.images)),
         }
-        looks = dict[str, tuple[float, tuple[float, float]]]()
+        looks, of = dict[str, tuple[float, tuple[float, float]]](), dict[str, str]()
         for name, read in readings.items():
             looks[f"the surest rows, {name}"] = _surest(evidence, read)
+            of[f"the surest rows, {name}"] = name
             for label, words in enumerate(evidence.data.class_names or map(str, range(evidence.data.num_classes))):
                 if (found := _in_class(evidence, read, label)) is not None:
                     looks[f"class {words}, {name}"] = found
+                    of[f"class {words}, {name}"] = name
         best = max(looks, key=lambda look: z_of(*looks[look]))
-        scores = readings[best.partition(", ")[2]][np.arange(len(evidence.labels)), evidence.labels].astype(np.float64)
+        scores = readings[of[best]][np.arange(len(evidence.labels)), evidence.labels].astype(np.float64)
         if best.startswith("class"):
             pass
         return Finding(

@@ -2,8 +2,9 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,18 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.compute.device import describe_device, resolve_device
-from eclipse.data.imageset import ImageSet
+from eclipse.data.overlap import note_of_shared, refuse_if_all, rows_shared
 from eclipse.data.picture import Picture, encode_png
 from eclipse.data.source import open_source
-from eclipse.data.store import Source, comparable_names
-from eclipse.defenses.choice import CANDIDATES, FEWEST_LABELS, choose, labels_worth_most, rank, treatment
+from eclipse.data.store import Source
+from eclipse.defenses.choice import CANDIDATES, FEWEST_LABELS, SEEDS, choose, labels_worth_most, rank, treatment
+from eclipse.defenses.eclipse import ECLIPSEGeneral
+from eclipse.detectors.audit import check_rows
 from eclipse.diffusion.trusted import general_fingerprint
 from eclipse.errors import EclipseError, reading
-from eclipse.jobs.audit import pieces
+from eclipse.jobs.audit import note_of_classes, open_trusted, pieces
 from eclipse.jobs.job import Job, Tell
 from eclipse.runs.files import check_name, read_bounded, whole, write_json
 from eclipse.runs.manifest import Times, to_copy
-from eclipse.runs.state import State, Work
+from eclipse.runs.state import StageStep, State, Work
 
 CHOICE, VOTES = "choice.json", "votes.npz"
 ASKED = "labels.csv"
@@ -39,6 +42,8 @@ class Choosing(Job):
         candidates: treatments, as ``choice.treatment`` reads them.
         seed: decides which rows are used, and the victims.
         device: where to compute.
+        skip_bad: leave unreadable images out.
+        columns: of a table that were asked for, ``image column`` and ``label column``.
     """
 
     source: Source
@@ -47,6 +52,8 @@ class Choosing(Job):
     candidates: tuple[str, ...]
     seed: int
     device: str
+    skip_bad: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     doing: ClassVar[str] = "choosing"
     free: ClassVar[frozenset[str]] = frozenset({"dataset spec", "trusted spec", "device name"})
@@ -55,9 +62,10 @@ class Choosing(Job):
     def settings(self) -> Mapping[str, Any]:
         """What decides the result."""
         return {
-            "dataset": {"spec": self.source.spec, "images": len(self.source)},
+            "dataset": {"spec": self.source.spec, "images": len(self.source), **self.columns},
             "trusted": {"spec": self.trusted.spec, "images": len(self.trusted)},
             "candidates": list(self.candidates),
+            "skip-bad": self.skip_bad,
             "denoiser": general_fingerprint(),
             "seed": self.seed,
             "device": {"type": self.device.partition(":")[0], "name": describe_device(self.device)},
@@ -83,33 +91,42 @@ class Choosing(Job):
 
     def notes(self) -> list[str]:
         """What is odd about the data."""
-        return list(self.source.notes)
+        return list(self.source.notes) + note_of_classes(self.source, self.trusted)
 
     def work(self, state: State, tell: Tell, place: Path) -> dict[str, Any]:
         """Try all candidates, rank them, and keep what their victims said."""
         assert state.folder is not None
         times = Times(state.folder)
         with times.part("choose"):
-            data, trusted = pieces(self.source, self.trusted, None)
+            data, trusted = pieces(self.source, self.trusted, None, self.skip_bad)
             assert trusted is not None
-            work = Work(self.seed, self.device, State(state.folder / "victims", times.telling(tell)))
-            found = choose(data, same_classes(data, trusted), work, candidates=self.candidates)
+            if len(np.unique(data.require_labels("a choice"))) < 2:
+                raise EclipseError("all images have one class; expected at least 2, for victims to tell apart")
+            victims = state.folder / "victims"
+
+            def counted(step: StageStep) -> None:  # each victim that was trained is a file
+                done = sum(1 for _ in victims.glob("*.safetensors"))
+                tell(StageStep("victims", done, len(SEEDS) * len(self.candidates)))
+
+            work = Work(self.seed, self.device, State(victims, times.telling(counted)))
+            own = ~rows_shared(data, trusted)
+            refuse_if_all(int((~own).sum()), len(trusted), "the set", "this choice")
+            trusted = trusted[np.flatnonzero(own)]
+            found = choose(data, trusted, work, candidates=self.candidates)
         place.mkdir()
         with (place / VOTES).open("wb") as file:
             np.savez(file, votes=found.votes, ids=np.array(trusted.ids[: found.votes.shape[1]], np.str_))
-        told = {**found.to_dict(), "classes": list(data.class_names or map(str, range(data.num_classes)))}
+        told = {
+            **found.to_dict(),
+            "notes": note_of_shared(int((~own).sum()), len(own)),
+            "classes": list(data.class_names or map(str, range(data.num_classes))),
+        }
         write_json(place / CHOICE, told)
         return {"choice": told, "seconds": times.seconds}
 
     def closing(self, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
         """The best one, and the command to go on with."""
         return {"result": self.out / CHOICE}
-
-
-def same_classes(data: ImageSet, trusted: ImageSet) -> ImageSet:
-    """The trusted images, their labels left out where their classes are not those of the data set."""
-    names = [comparable_names(images.class_names or ()) for images in (data, trusted)]
-    return trusted if names[0] == names[1] else replace(trusted, labels=None, class_names=None)
 
 
 def choose_job(
@@ -123,17 +140,21 @@ def choose_job(
     image_column: str | None = None,
     label_column: str | None = None,
     max_side: int | None = None,
+    skip_bad: bool = False,
 ) -> Choosing:
     """Resolve a choice as its user asks for it (see ``eclipse choose --help``), and refuse what cannot work."""
     check_name(out)
     for words in candidates:
         treatment(words)
-    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "longest": max_side}
+    asked: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
+    source = open_source(dataset, **asked, longest=max_side)
+    check_rows(len(source))
+    if not source.has_labels:
+        raise EclipseError(f"choosing needs labels, and {source.unlabelled}")
     every = tuple(dict.fromkeys((*CANDIDATES, *candidates)))
-    sources = (open_source(dataset, **columns), open_source(trusted, **columns))
-    if not sources[0].has_labels:
-        raise EclipseError(f"choosing needs labels, and {sources[0].unlabelled}")
-    return Choosing(*sources, out, every, seed, resolve_device(device))
+    columns = {name.replace("_", " "): column for name, column in asked.items() if column is not None}
+    clean = open_trusted(trusted, max_side=max_side, **asked)
+    return Choosing(source, clean, out, every, seed, resolve_device(device), skip_bad, columns)
 
 
 # ---- labels that a user gives
@@ -184,7 +205,7 @@ def relabel(job: Choosing, table: Path) -> dict[str, Any]:
     rows = np.array([place[id] for id in given], np.intp)
     labels = np.array([classes[label] for label in given.values()], np.int64)
     ranked = rank(kept.votes, tuple(found["candidates"]), len(classes), rows, labels)
-    told = {**ranked.to_dict(), "classes": found["classes"]}
+    told = {**found, **ranked.to_dict()}
     write_json(job.out / CHOICE, told)
     return told
 
@@ -210,18 +231,27 @@ def read_choice(out: Path) -> dict[str, Any]:
         return found
 
 
+def as_purification(words: str) -> dict[str, Any] | None:
+    """The options of ``purify_job`` that apply a treatment; None for one that is no purification by itself."""
+    made = treatment(words)
+    if not isinstance(made, ECLIPSEGeneral) or "A" not in made.parts or made.preset != "fast":
+        return None
+    numbers = ("sigma", "steps", "sampler", "p", "noise", "q")
+    options: dict[str, Any] = {name: value for name in numbers if (value := getattr(made, name)) is not None}
+    if made.sigma is not None:
+        options["sigma"] = round(made.sigma * 255, 6)
+    options |= {name: 0.0 for part, name in (("B", "p"), ("C", "noise")) if part not in made.parts}
+    return {**options, "compensate": "once"} if made.compensation == "once" else options
+
+
 def next_command(words: str, dataset: str, trusted: str) -> str:
     """The command that applies a treatment: purify where that does it, else train with the defense."""
-    name, *settings = words.split()
-    if name == "eclipse-general":
-        given = dict(setting.split("=") for setting in settings)
-        options = [word for key in ("sigma", "steps", "sampler") if key in given for word in (f"--{key}", given[key])]
-        parts = given.get("parts", "ABC")
-        options += [
-            word for part, option in (("B", "--p"), ("C", "--noise")) if part not in parts for word in (option, "0")
-        ]
-        return to_copy("eclipse", "purify", dataset, "--out", "PURIFIED", *options)
+    purifies = as_purification(words)
+    if purifies is not None:
+        given = [(f"--{name}", f"{value:g}" if isinstance(value, float) else value) for name, value in purifies.items()]
+        return to_copy("eclipse", "purify", dataset, "--out", "PURIFIED", *chain(*given))
     train = ("eclipse", "train", dataset, "--test", "TEST")
+    name, *settings = words.split()
     if name == "none":
         return to_copy(*train, "--out", "RUN")
     more = [word for setting in settings for word in ("--set", setting)]

@@ -255,7 +255,9 @@ class Purify(Job):
     def closing(self, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
         """What was made, and what to do with it."""
         numbers, treatment = self.preset, self.treatment
-        transform = f"eclipse.Compensate(p={numbers.p:g}, noise={numbers.noise:g}, q={numbers.q:g})"
+        transform = f"train with eclipse.Compensate(p={numbers.p:g}, noise={numbers.noise:g}, q={numbers.q:g})"
+        if numbers.p == 0 and numbers.noise * numbers.q == 0:
+            transform = "none: train on the images as they are"
         skipped = outcome["counts"]["skipped"]
         return {
             "purified": f"{outcome['counts']['purified']} images in {self.out}",
@@ -264,7 +266,7 @@ class Purify(Job):
             **_told(outcome.get("canary")),
             "manifest": run_json(self.out),
             "denoiser": self._name,
-            "compensation": "written into the images" if treatment.once else f"train with {transform}",
+            "compensation": "written into the images" if treatment.once else transform,
         }
 
 

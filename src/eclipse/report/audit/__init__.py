@@ -10,11 +10,11 @@ import numpy as np
 from eclipse.data.imageset import ImageSet
 from eclipse.detectors import DETECTORS
 from eclipse.errors import reading
-from eclipse.jobs.audit import FINDINGS, SUSPECTS
+from eclipse.jobs.audit import FINDINGS, SUSPECTS, is_able, judged, next_command, p_in_words, share_in_words
 from eclipse.report import page
 from eclipse.report.plots import ACCENT, MUTED, plot
 from eclipse.runs.files import read_json, write_whole
-from eclipse.runs.manifest import read_manifest, to_copy
+from eclipse.runs.manifest import read_manifest
 
 _TIMES = 16  # by which a residual is shown
 _FAMILIES = {
@@ -22,6 +22,7 @@ _FAMILIES = {
     "low-frequency": "smooth or coarse patterns, such as linearly separable patches (LSP): grayscale helps",
     "high-frequency": "fine texture that networks read and people do not, such as autoregressive noise (AR) or "
     "error-minimizing noise (EM)",
+    "error-maximizing": "features of one other class in the images of each class, as TAP and SEP put them there",
     "blur": "each class is blurred or sharpened in its own way, as CUDA does",
     "unknown": "what networks learn from the set does not hold on clean images; the findings do not tell how",
 }
@@ -75,10 +76,8 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
             rows=[_row(name, finding, found) for name, finding in found["findings"].items()],
             suspects=_suspects(folder) if found["suspicious"] else [],
             times=_TIMES,
-            command=to_copy(
-                *("eclipse", "purify", spec, *(("--trusted", trusted["spec"]) if trusted else ())),
-                *("--out", "PURIFIED", "--report"),
-            ),
+            able=is_able(found),
+            command=next_command(spec, trusted and trusted["spec"]),
         )
     target = folder if out is None else out
     target.mkdir(parents=True, exist_ok=True)
@@ -90,23 +89,21 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
 def _headlines(found: Any) -> tuple[tuple[str, str], ...]:
     share = found["share"]
     return (
-        ("verdict", "suspicious" if found["suspicious"] else "nothing found"),
+        ("verdict", "suspicious" if found["suspicious"] else "nothing found" if is_able(found) else "none"),
         ("likely kind", found["family"] or "-"),
-        ("poisoned rows, estimated", "-" if share is None else f"{share[0]:.0%} to {share[1]:.0%}"),
+        ("poisoned rows, estimated", "-" if share is None else share_in_words(share)),
         ("looked at", f"{found['looked at']:,} of {found['images']:,}"),
     )
 
 
 def _row(name: str, finding: Any, found: Any) -> Row:
     detector = DETECTORS.load(name)
-    significant = name in found["found"]
-    verdict = ("found" if detector.implicates else "different") if significant else "not found"
     return Row(
         name,
         detector.title,
-        finding["words"],
-        f"{finding['p']:.1g}",
-        verdict,
+        finding["words"][:1].upper() + finding["words"][1:],
+        p_in_words(finding["p"]),
+        judged(name, found),
         plot(_against_null(finding["statistic"], *finding["null"]), (4.6, 1.5), f"{name} against its null"),
     )
 

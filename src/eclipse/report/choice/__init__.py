@@ -31,8 +31,9 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
             spec=spec,
             trusted=trusted,
             found=found,
+            untreated=none,
             ranked=[(tried, None if none is None else tried["accuracy"] - none) for tried in ranked],
-            chart=plot(_chart(ranked), (7.5, 0.5 + 0.32 * len(ranked)), "accuracy of each treatment"),
+            chart=plot(_chart(ranked, none), (7.5, 0.5 + 0.32 * len(ranked)), "accuracy of each treatment"),
             commands=[(tried["words"], next_command(tried["words"], spec, trusted)) for tried in ranked[:3]],
         )
     target = folder if out is None else out
@@ -42,16 +43,18 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
     return [path]
 
 
-def _chart(ranked: Sequence[Any]) -> Callable[[Any], None]:
+def _chart(ranked: Sequence[Any], none: float | None) -> Callable[[Any], None]:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         places = range(len(ranked))
-        axes.barh(places, [100 * tried["accuracy"] for tried in ranked], color=ACCENT, height=0.6)
-        errors = [200 * tried["error"] for tried in ranked]
-        axes.errorbar([100 * tried["accuracy"] for tried in ranked], places, xerr=errors, fmt="none", ecolor=MUTED)
+        accuracies, errors = (
+            [times * tried[name] for tried in ranked] for name, times in (("accuracy", 100), ("error", 200))
+        )
+        axes.errorbar(accuracies, places, xerr=errors, fmt="o", color=ACCENT, elinewidth=2)
+        if none is not None:
+            axes.axvline(100 * none, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2)
         axes.set_yticks(places, [tried["words"] for tried in ranked])
         axes.invert_yaxis()
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("accuracy on trusted images in %, with two standard errors")
+        axes.set_xlabel("accuracy on trusted images in %")
 
     return draw
