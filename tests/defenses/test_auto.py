@@ -79,7 +79,7 @@ def test_treatments_are_ranked_by_labels_and_without_any() -> None:
     assert [tried.words for tried in measured.ranked] == [tried.words for tried in estimated.ranked] == ["b", "c", "a"]
     assert (measured.labels, estimated.labels, measured.sure) == (200, 0, True)
     close = rank(votes([0.60, 0.61], 200, labels[:200]), ("a", "b"), 4, np.arange(200), labels[:200])
-    assert not close.sure
+    assert not close.sure and close.best.words == "a"  # which was given first
 
 
 def test_labels_are_asked_where_treatments_disagree() -> None:

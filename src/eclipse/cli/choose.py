@@ -63,7 +63,7 @@ def choose(
         return
     found = jobs.read_choice(out) if labels is None else jobs.relabel(job, labels)
     show_choice(found)
-    say(f"next: {jobs.next_command(found['ranked'][0]['words'], dataset, trusted)}")
+    say(f"next: {jobs.next_command(found['best'], dataset, trusted)}")
     if ask is not None:
         table = jobs.ask(job, ask, out.with_name(f"{out.name}.ask"))
         say(f"fill in {table} (classes: {', '.join(found['classes'])}); then the same command with --labels {table}")
@@ -83,3 +83,5 @@ def show_choice(found: Mapping[str, Any]) -> None:
     say(*(f"note: {note}" for note in found["notes"]))
     if not found["sure"]:
         say(f"the first ones are too close to tell apart: {ranked[0]['words']} and {ranked[1]['words']}")
+    if found["best"] != ranked[0]["words"]:
+        say(f"as good by what is known, and simpler: {found['best']}")

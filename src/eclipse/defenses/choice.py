@@ -72,8 +72,12 @@ class Choice:
 
     @property
     def best(self) -> Candidate:
-        """The first."""
-        return self.ranked[0]
+        """Of those within a standard error of the first, the one given first: simple ones are first in ``CANDIDATES``."""
+        first = self.ranked[0]
+        near = [
+            tried for tried in self.ranked if first.accuracy - tried.accuracy <= math.hypot(first.error, tried.error)
+        ]
+        return min(near, key=lambda tried: self.candidates.index(tried.words))
 
     @property
     def sure(self) -> bool:
@@ -87,6 +91,7 @@ class Choice:
         """As JSON has it."""
         return {
             "ranked": [asdict(candidate) for candidate in self.ranked],
+            "best": self.best.words,
             "labels": self.labels,
             "sure": self.sure,
             "candidates": list(self.candidates),

@@ -1,7 +1,7 @@
 """The verdict: what all detectors together say of a set, at a stated level of false alarms."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -169,7 +169,7 @@ def audit(
         clean, notes = _apart(data, clean)
         clean = clean.with_images(pieces(clean.images))
     data = data.with_images(pieces(data.images))
-    evidence = Evidence(numbered(data), clean, work)
+    evidence = Evidence(numbered(data), clean and _numbered_like(data, clean), work)
     has = {name for name, there in (("labels", data.labels), ("trusted", clean)) if there is not None}
     if (data.images == data.images[:1]).all():
         raise EclipseError("all images are alike; expected images that differ: nothing can be read in them")
@@ -179,8 +179,13 @@ def audit(
         if missing := sorted(detector.needs - has):
             skipped[name] = f"needs {' and '.join(missing)}"
             continue
-        with DETECTORS.blaming(name):
-            findings[name] = detector().examine(evidence)
+        try:
+            with DETECTORS.blaming(name):
+                findings[name] = detector().examine(evidence)
+        except EclipseError as error:
+            if DETECTORS.entry(name).ours:
+                raise
+            skipped[name] = str(error)
         work.state.tell("detectors", len(findings) + len(skipped), len(DETECTORS.names()))
     return Audit(total, data.ids, findings, skipped, notes=tuple(notes))
 
@@ -227,6 +232,18 @@ def numbered(data: ImageSet) -> ImageSet:
         )
     names = None if data.class_names is None else tuple(data.class_names[i] for i in present.tolist())
     return ImageSet(data.images, data.ids, labels.astype(np.int64), names)
+
+
+def _numbered_like(data: ImageSet, trusted: ImageSet) -> ImageSet:
+    """Trusted images with the numbers of ``numbered``; those of classes that the data do not have are left out."""
+    if data.labels is None or trusted.labels is None:
+        return trusted
+    present = np.unique(data.labels)
+    known = trusted[np.flatnonzero(np.isin(trusted.labels, present))]
+    if not len(known):
+        return replace(trusted, labels=None)
+    assert known.labels is not None
+    return replace(known, labels=np.searchsorted(present, known.labels).astype(np.int64), class_names=None)
 
 
 _FEWEST_OF_CLASS = 4

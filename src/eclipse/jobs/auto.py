@@ -66,7 +66,7 @@ def purify_auto(
     carry_out(choice)
     if not choice.out.exists():
         return f"{images} is suspicious; what follows depends on the choice"
-    best = read_choice(choice.out)["ranked"][0]["words"]
+    best = read_choice(choice.out)["best"]
     options = as_purification(best)
     if options is None:
         what = "no treatment" if best == "none" else f"{best}, which is no purification"

@@ -34,13 +34,18 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
             untreated=none,
             ranked=[(tried, None if none is None else tried["accuracy"] - none) for tried in ranked],
             chart=plot(_chart(ranked, none), (7.5, 0.5 + 0.32 * len(ranked)), "accuracy of each treatment"),
-            commands=[(tried["words"], next_command(tried["words"], spec, trusted)) for tried in ranked[:3]],
+            commands=[(words, next_command(words, spec, trusted)) for words in _to_try(found)],
         )
     target = folder if out is None else out
     target.mkdir(parents=True, exist_ok=True)
     path = target / "choice.html"
     write_whole(path, text.encode())
     return [path]
+
+
+def _to_try(found: Any) -> list[str]:
+    """The treatment to go on with, and those that are next to it."""
+    return list(dict.fromkeys([found["best"], *(tried["words"] for tried in found["ranked"][:3])]))
 
 
 def _chart(ranked: Sequence[Any], none: float | None) -> Callable[[Any], None]:
