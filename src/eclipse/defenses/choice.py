@@ -72,7 +72,7 @@ class Choice:
 
     @property
     def best(self) -> Candidate:
-        """Of those within a standard error of the first, the one given first; ``CANDIDATES`` begins with simple ones."""
+        """Of those within a standard error of the first, the one given first: ``CANDIDATES`` begin with simple ones."""
         first = self.ranked[0]
         near = [
             tried for tried in self.ranked if first.accuracy - tried.accuracy <= math.hypot(first.error, tried.error)
