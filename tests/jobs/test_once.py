@@ -43,7 +43,7 @@ TIMES = {
     check: 2,  # before the work, and again under the lock, where another process may have been in the meantime; so
     check_output: 3,  # and a last time when the output is about to appear
     describe_device: 2,  # in the manifest of the run, and among what the denoiser tells of its training
-    compute_dtype: 9,  # for the manifest, the training, the canary, the purification, and the batches of the estimate
+    compute_dtype: 10,  # for the manifest, the training, the canary, the purification, and the batches of the estimate
 }
 
 
