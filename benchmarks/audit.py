@@ -198,7 +198,7 @@ def examine(case: Case) -> dict[str, Any]:
         "rows": len(data),
         "poisoned": round(float(poisoned.mean()), 3),
         "seconds": round(time.monotonic() - began, 1),
-        "device": f"{describe_device('cpu')}, {torch.get_num_threads()} threads",
+        "device": describe_device("cpu"),
         "auroc": {name: area(f.scores, rows) for name, f in found.findings.items() if f.scores is not None},
         "auroc of the verdict": area(found.suspicion, rows),
         **found.to_dict(),
@@ -230,6 +230,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         "",
         "## Clean sets",
         "",
+        "``two-sample`` says that sets are different, and makes none suspicious. "
         f"{sum(verdict(line, True) for line in clean)} of {len(clean)} clean sets are called suspicious with trusted "
         f"images, {sum(verdict(line, False) for line in clean)} without.",
         "",
