@@ -42,8 +42,6 @@ class PartOfTheRows(Detector):
                     of[f"class {words}, {name}"] = name
         best = max(looks, key=lambda look: z_of(*looks[look]))
         scores = readings[of[best]][np.arange(len(evidence.labels)), evidence.labels].astype(np.float64)
-        if best.startswith("class"):
-            pass
         return Finding(
             *looks[best],
             f"{best}: read better than the content by {looks[best][0]:.0%}",
