@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,6 +54,7 @@ class Explain(Job):
         rows: how many are looked at, at most; None for what fits the time.
         seed: decides the noise.
         device: where to purify.
+        columns: of a table that were asked for, ``image column`` and ``label column``.
     """
 
     poisoned: Source
@@ -62,6 +63,7 @@ class Explain(Job):
     rows: int | None
     seed: int
     device: str
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     doing: ClassVar[str] = "explaining"
     free: ClassVar[frozenset[str]] = frozenset({"dataset spec", "clean spec", "device name"})
@@ -70,7 +72,7 @@ class Explain(Job):
     def settings(self) -> Mapping[str, Any]:
         """What decides the result."""
         return {
-            "dataset": {"spec": self.poisoned.spec, "images": len(self.poisoned)},
+            "dataset": {"spec": self.poisoned.spec, "images": len(self.poisoned), **self.columns},
             "clean": {"spec": self.clean.spec, "images": len(self.clean)},
             "rows": self.rows,
             "denoiser": general_fingerprint(),
@@ -161,7 +163,9 @@ def sample(poisoned: Source, clean: Source, rows: int | None) -> Pair:
     ids, before, after, labels = list[str](), list[Pixels](), list[Pixels](), list[int | None]()
     for new, old in paired(poisoned, clean, _places(clean, rows))[0]:
         x, y = (middle(picture.rgb, SIDE) for picture in pictures(old, new))
-        ids, before, after = [*ids, old.id], [*before, x], [*after, y]
+        ids.append(old.id)
+        before.append(x)
+        after.append(y)
         labels.append(new.label if old.label is None else old.label)
     side = min(SIDE, int(np.quantile([min(x.shape[1:]) for x in before], 0.1)))  # a few may be smaller
     if side < SMALLEST:
@@ -350,7 +354,8 @@ def explain_job(
         EclipseError: a set that cannot be opened, or sets of different length.
     """
     check_name(out)
-    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "longest": max_side}
-    sets = open_source(dataset, **columns), open_source(clean, **columns)
+    asked: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
+    sets = open_source(dataset, **asked, longest=max_side), open_source(clean, **asked, longest=max_side)
     paired(*sets, [])
-    return Explain(*sets, out, rows, seed, resolve_device(device))
+    columns = {name.replace("_", " "): column for name, column in asked.items() if column is not None}
+    return Explain(*sets, out, rows, seed, resolve_device(device), columns)
