@@ -6,6 +6,7 @@ Each is made when the first detector asks, and once. A row is judged by networks
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -222,6 +223,11 @@ def ridge(
 
 
 _RIDGE, _SHARPNESS = 0.3, 8.0
+
+
+def flat(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Pixels of images (N, C, H, W) as features, (N, F)."""
+    return images.reshape(len(images), -1).astype(np.float32)
 
 
 def near_duplicates(data: ImageSet) -> NDArray[np.intp]:

@@ -19,8 +19,8 @@ from eclipse.data.source import open_source
 from eclipse.data.store import Source
 from eclipse.detectors.audit import FEWEST
 from eclipse.detectors.class_pattern import spectrum
-from eclipse.detectors.evidence import Evidence, ridge
-from eclipse.detectors.pieces import SMALLEST
+from eclipse.detectors.evidence import Evidence, flat, ridge
+from eclipse.detectors.pieces import SMALLEST, places
 from eclipse.diffusion.trusted import general_fingerprint
 from eclipse.errors import EclipseError
 from eclipse.jobs.canary import share_left
@@ -189,11 +189,7 @@ def sample(poisoned: Source, clean: Source, rows: int | None) -> Pair:
 def _places(source: Source, rows: int | None) -> list[range]:
     side = min(SIDE, *next(source.rows()).picture().rgb.shape[1:])
     most = rows or max(FEWEST, ROWS * 32 * 32 // side**2)
-    if len(source) <= most:
-        return [range(len(source))]
-    size = max(1, most // PLACES)
-    starts = np.linspace(0, len(source) - size, most // size).round().astype(int).tolist()
-    return [range(start, start + size) for start in starts]
+    return places(len(source), most, PLACES)
 
 
 def explain(pair: Pair, work: Work) -> tuple[dict[str, Any], dict[str, ImageSet]]:
@@ -324,11 +320,7 @@ def unread(clean: ImageSet) -> str | None:
     return None
 
 
-def _flat(images: NDArray[Any]) -> Array:
-    return images.reshape(len(images), -1).astype(np.float32)
-
-
-_FEATURES: tuple[Callable[[Any], Array], ...] = (_flat, spectrum)
+_FEATURES: tuple[Callable[[Any], Array], ...] = (flat, spectrum)
 
 
 def _rounded(value: float) -> float:
