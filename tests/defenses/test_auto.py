@@ -1,11 +1,14 @@
 """Auto: what nothing is found in stays as it is; else the candidate that quick victims speak for is applied."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from kit.sets import noisy_set
 
 from eclipse.data.imageset import ImageSet
-from eclipse.defenses import auto, make_defense
+from eclipse.defenses import auto, choice, make_defense
 from eclipse.defenses.auto import Auto
 from eclipse.defenses.choice import CANDIDATES, Candidate, Choice, labels_worth_most, rank, treatment
 from eclipse.detectors.audit import Audit
@@ -86,3 +89,18 @@ def test_labels_are_asked_where_treatments_disagree() -> None:
     said_of = np.zeros((6, 10), np.int64)
     said_of[2:4, [3, 7]] = 1
     assert set(labels_worth_most(said_of, 2)) == {3, 7}
+
+
+def test_trusted_images_sorted_by_class_are_judged_in_all_classes_by_as_many_labels_as_may_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = noisy_set(40, (1, 16, 16), 4)
+    trusted = ImageSet.from_arrays(noisy_set(800, (1, 16, 16), 4).images, np.arange(800) // 200)
+    monkeypatch.setattr(choice, "TRUSTED", 100)
+    first = SimpleNamespace(network=lambda x: torch.eye(4)[torch.zeros(len(x), dtype=torch.int64)])
+    monkeypatch.setattr(choice, "train_victim", lambda *asked: first)
+    found = choice.choose(data, trusted, Work(1), candidates=("none",), labels=60)
+    assert found.labels == 60 and found.votes.shape == (2, 100)
+    assert 0.05 < found.best.accuracy < 0.5  # a quarter, where all are of the first class in the first rows
+    assert choice.choose(data, trusted, Work(1), candidates=("none",)).labels == 100
+    assert choice.choose(data, trusted[slice(0, 30)], Work(1), candidates=("none",), labels=60).labels == 0

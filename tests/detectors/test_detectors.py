@@ -13,6 +13,7 @@ import eclipse
 from eclipse.attacks import make_attack
 from eclipse.data.imageset import ImageSet
 from eclipse.detectors import DETECTORS, evidence
+from eclipse.detectors import audit as audits
 from eclipse.detectors.audit import Audit, audit
 from eclipse.detectors.detector import Finding, excess
 from eclipse.detectors.evidence import Evidence, near_duplicates, ridge
@@ -147,3 +148,34 @@ def test_scores_join_with_frames_of_others() -> None:
 def test_text_of_a_set_stays_text_in_a_notebook() -> None:
     shown = Audit(2, (), {"harm": Finding(0, (0, 1), "<i>")}, {})._repr_html_()
     assert "&lt;i&gt;" in shown and "<i>" not in shown
+
+
+def test_classes_have_their_own_numbers_and_each_an_output_though_a_half_has_none_of_them() -> None:
+    labels = np.repeat(np.arange(50) * 3, 4)
+    data = ImageSet.from_arrays(np.random.default_rng(0).integers(0, 256, (200, 1, 16, 16), np.uint8), labels)
+    numbered = audits.numbered(data)
+    assert numbered.class_names is not None and numbered.class_names[49] == "147"
+    halves = (Evidence(numbered, None, Work(seed)) for seed in range(50))
+    gap = next(half for half in halves if not half.fold[-4:].any())
+    assert gap.in_content.shape == (200, 50)
+
+
+def test_rows_that_no_half_can_be_made_of_are_refused() -> None:
+    images = (128 + np.random.default_rng(0).integers(-5, 6, (200, 3, 16, 16))).astype(np.uint8)
+    with pytest.raises(EclipseError, match="near-duplicates"):
+        audit(images, np.arange(200) % 2, detectors=["shortcut"])
+
+
+def test_a_single_trusted_gray_image_is_enough_to_go_on(clean: ImageSet) -> None:
+    gray = clean.images.mean(1, keepdims=True).astype(np.uint8)
+    found = audit(gray, clean.labels, 255 - gray[:1], detectors=["two-sample", "direction"])
+    assert not found.suspicious and set(found.findings) == {"two-sample", "direction"}
+
+
+def test_trusted_images_are_looked_for_among_rows_that_are_not_looked_at(
+    clean: ImageSet, trusted: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audits, "most", lambda side: 200)
+    left_out = np.setdiff1d(np.arange(ROWS), audits.sampled(ROWS, 32, 0))[:7]
+    both = np.concatenate([trusted.images, clean.images[left_out]])
+    assert any("7 of the" in note for note in audit(clean, trusted=both, detectors=["two-sample"]).notes)

@@ -56,6 +56,8 @@ def test_noise_and_part_a_absorb_what_a_probe_reads(sets: tuple[ImageSet, ImageS
         assert ImageSet.load(Path(f"x/{name}.npz")).images.shape == (6, 3, SIDE, SIDE)
     again = command("explain", "poisoned.npz", "--clean", "clean.npz", "--out", "x")
     assert "complete already" in again.out
+    other = command("explain", "poisoned.npz", "--clean", "clean.npz", "--out", "x", "--image-column", "photo")
+    assert other.code == 2 and "photo" in other.err
 
 
 def test_images_that_are_large_or_without_labels_are_explained_as_far_as_can_be(

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
-
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses.choice import CANDIDATES, FEWEST_LABELS, choose, treatment
 from eclipse.defenses.defense import Defense, need
@@ -49,13 +47,12 @@ class Auto(Defense):
 
     def chosen(self, data: ImageSet, trusted: ImageSet, work: Work) -> str | None:
         """The words of the treatment; None where nothing was found."""
-        labelled = np.sort(np.random.default_rng(work.seed).permutation(len(trusted))[: self.labels])
         found = audit(data, trusted=replace(trusted, labels=None), work=_part(work, "audit"))
         if not found.suspicious:
             return None
         clean = trusted if self.labels else replace(trusted, labels=None)
         candidates = tuple(map(_written, CANDIDATES))
-        return choose(data, clean, _part(work, "choice"), candidates=candidates, labelled=labelled).best.words
+        return choose(data, clean, _part(work, "choice"), candidates=candidates, labels=self.labels).best.words
 
     def settings(self) -> dict[str, Any]:
         """With the candidates."""

@@ -115,7 +115,7 @@ def choose(
     work: Work,
     *,
     candidates: Sequence[str] = CANDIDATES,
-    labelled: NDArray[np.intp] | None = None,
+    labels: int | None = None,
 ) -> Choice:
     """Try treatments with quick victims, and rank them by their accuracy on trusted images.
 
@@ -124,7 +124,7 @@ def choose(
         trusted: clean images of the same size.
         work: its seed decides rows and victims; its state keeps what victims say, so that a killed choice goes on.
         candidates: treatments, see ``treatment``.
-        labelled: the trusted images whose labels may be used; by default all, where they have labels.
+        labels: how many labels of trusted images may be used; by default all, where they have labels.
 
     Raises:
         EclipseError: a candidate that there is not, or sets that do not fit.
@@ -132,7 +132,7 @@ def choose(
     defenses = [treatment(words) for words in candidates]
     rng = np.random.default_rng([work.seed, len(data)])
     part = data[np.sort(rng.permutation(len(data))[:ROWS])]
-    judges = trusted[slice(0, TRUSTED)]
+    judges = trusted[judging(len(trusted), work.seed)]
     votes = np.stack(
         [
             _vote(part, trusted, judges, words, defense, seed, work)
@@ -140,10 +140,15 @@ def choose(
             for seed in SEEDS
         ]
     )
-    if judges.labels is None or (labelled is not None and len(labelled) < FEWEST_LABELS):
+    known = np.sort(np.random.default_rng(work.seed).permutation(len(judges))[:labels])
+    if judges.labels is None or (labels is not None and len(known) < FEWEST_LABELS):
         return rank(votes, candidates, data.num_classes)
-    known = np.arange(len(judges)) if labelled is None else labelled[labelled < len(judges)]
     return rank(votes, candidates, data.num_classes, known, judges.labels[known])
+
+
+def judging(trusted: int, seed: int) -> NDArray[np.intp]:
+    """The trusted images, of so many, that victims are judged on, in order; sets are often sorted by class."""
+    return np.sort(np.random.default_rng([seed, trusted]).permutation(trusted)[:TRUSTED])
 
 
 def rank(

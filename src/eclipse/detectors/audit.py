@@ -163,18 +163,19 @@ def audit(
     clean = trusted if isinstance(trusted, ImageSet) or trusted is None else ImageSet.from_arrays(trusted)
     notes = list[str]()
     check_rows(len(data))
+    if clean is not None:
+        clean, notes = _apart(data, clean)  # from all rows, not only those that are looked at
+        clean = clean.with_images(pieces(clean.images))
     if total is None:
         total, data = len(data), data[sampled(len(data), min(data.images.shape[2:]), work.seed)]
-    if clean is not None:
-        clean, notes = _apart(data, clean)
-        clean = clean.with_images(pieces(clean.images))
     data = data.with_images(pieces(data.images))
     evidence = Evidence(numbered(data), clean and _numbered_like(data, clean), work)
     has = {name for name, there in (("labels", data.labels), ("trusted", clean)) if there is not None}
     if (data.images == data.images[:1]).all():
         raise EclipseError("all images are alike; expected images that differ: nothing can be read in them")
     findings, skipped = dict[str, Finding](), dict[str, str]()
-    for name in detectors or DETECTORS.names():
+    names = detectors or DETECTORS.names()
+    for name in names:
         detector = DETECTORS.load(name)
         if missing := sorted(detector.needs - has):
             skipped[name] = f"needs {' and '.join(missing)}"
@@ -186,7 +187,7 @@ def audit(
             if DETECTORS.entry(name).ours:
                 raise
             skipped[name] = str(error)
-        work.state.tell("detectors", len(findings) + len(skipped), len(DETECTORS.names()))
+        work.state.tell("detectors", len(findings) + len(skipped), len(names))
     return Audit(total, data.ids, findings, skipped, notes=tuple(notes))
 
 
@@ -230,7 +231,8 @@ def numbered(data: ImageSet) -> ImageSet:
             f"{len(present):,} classes in {len(data):,} rows; expected at least {_FEWEST_OF_CLASS} rows a class: "
             "labels that tell every image apart are no classes"
         )
-    names = None if data.class_names is None else tuple(data.class_names[i] for i in present.tolist())
+    # Names also where there were none: a half of the rows that lacks the last class must not count one class less.
+    names = tuple(str(i) if data.class_names is None else data.class_names[i] for i in present.tolist())
     return ImageSet(data.images, data.ids, labels.astype(np.int64), names)
 
 

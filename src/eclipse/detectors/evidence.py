@@ -6,6 +6,7 @@ Each is made when the first detector asks, and once. A row is judged by networks
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from eclipse.compute.device import autocast, channels_last, seeded
 from eclipse.data.imageset import ImageSet
 from eclipse.data.pixels import gray, to_color
 from eclipse.diffusion.checkpoint import load_denoiser
+from eclipse.errors import EclipseError
 from eclipse.purification.arrays import purify
 from eclipse.runs.state import Work
 
@@ -54,9 +56,12 @@ class Evidence:
         groups = near_duplicates(self.data)
         rng = np.random.default_rng([self.work.seed, len(self.data)])
         rank = rng.permutation(int(groups.max(initial=0)) + 1)[groups]
-        order = np.lexsort((rank, self.labels))
-        fold = np.zeros(len(self.data), bool)
-        fold[order] = rank[order] % 2 == 0
+        fold: NDArray[np.bool_] = rank % 2 == 0
+        if fold.all() or not fold.any():
+            raise EclipseError(
+                "all images are near-duplicates of each other; expected images that differ: what is learned from one "
+                "half of them cannot be tried on the other"
+            )
         return fold
 
     @cached_property
@@ -209,7 +214,8 @@ def ridge(
     x, z = (train - mean) / deviation, (test - mean) / deviation
     y = np.eye(classes, dtype=np.float32)[labels]
     kernel = x @ x.T
-    kernel[np.diag_indices_from(kernel)] += _RIDGE * kernel.trace() / len(x)
+    # The least keeps it regular where all features are alike.
+    kernel[np.diag_indices_from(kernel)] += max(_RIDGE * kernel.trace() / len(x), 1e-6)
     scores = z @ (x.T @ np.linalg.solve(kernel, y - y.mean(0))) + y.mean(0)
     weights = np.exp(_SHARPNESS * (scores - scores.max(1, keepdims=True)))
     found: Probabilities = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
@@ -217,6 +223,11 @@ def ridge(
 
 
 _RIDGE, _SHARPNESS = 0.3, 8.0
+
+
+def flat(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Pixels of images (N, C, H, W) as features, (N, F)."""
+    return images.reshape(len(images), -1).astype(np.float32)
 
 
 def near_duplicates(data: ImageSet) -> NDArray[np.intp]:

@@ -69,7 +69,7 @@ class HarmOnTrusted(Detector):
         found = [_difference(_extra(held.agreement), _extra(trusted.agreement))]
         if evidence.trusted.labels is not None:
             found.append(_difference(_extra(held.accuracy), _extra(trusted.accuracy)))
-        statistic, null = max(found, key=lambda pair: (pair[0] - pair[1][0]) / pair[1][1])
+        statistic, null = max(found, key=lambda pair: z_of(*pair))
         shares = [float(said.agreement[0].mean()) for said in (held, trusted)]
         words = f"two victims agree on {shares[0]:.0%} of held-out rows and on {shares[1]:.0%} of trusted images"
         return Finding(statistic, null, words, details={"held out": shares[0], "trusted": shares[1]})

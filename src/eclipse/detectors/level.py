@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from eclipse.data.imageset import ImageSet
 from eclipse.detectors.audit import FEWEST, check_rows, numbered
 from eclipse.detectors.class_pattern import spectrum
-from eclipse.detectors.evidence import Evidence, Reader
+from eclipse.detectors.evidence import Evidence, Reader, flat
 from eclipse.detectors.shortcut import coarse
 from eclipse.purification.arrays import purify
 from eclipse.runs.state import Work
@@ -97,7 +97,7 @@ def lowest_level(data: ImageSet, work: Work, levels: Sequence[float] = LEVELS) -
 def _simple(evidence: Evidence, left: ImageSet) -> dict[str, float]:
     """The share of held-out labels that linear models read."""
     images = left.images
-    features = {"pixels": _flat(images), "reduced copies": coarse(images), "spectra": spectrum(images)}
+    features = {"pixels": flat(images), "reduced copies": coarse(images), "spectra": spectrum(images)}
     return {name: _share(evidence, evidence.read(x)[~evidence.fold]) for name, x in features.items()}
 
 
@@ -116,7 +116,3 @@ def _left(evidence: Evidence, level: float) -> ImageSet:
 def _share(evidence: Evidence, said: NDArray[np.float32]) -> float:
     """Of the held-out rows, those whose label was read."""
     return round(float((said.argmax(1) == evidence.labels[~evidence.fold]).mean()), 4)
-
-
-def _flat(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return images.reshape(len(images), -1).astype(np.float32)

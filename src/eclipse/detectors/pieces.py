@@ -62,3 +62,12 @@ def pieces(images: Pixels) -> Pixels:
 def most(side: int) -> int:
     """How many images whose shorter side has so many pixels fit the time."""
     return PIXELS // (side * side if side <= WHOLE else 2 * SIDE * SIDE)
+
+
+def places(total: int, wanted: int, parts: int) -> list[range]:
+    """Rows to look at, of a set that may be sorted by class: all of few, else so many at about so many places."""
+    if total <= wanted:
+        return [range(total)]
+    size = max(1, wanted // parts)
+    starts = np.linspace(0, total - size, wanted // size).round().astype(int).tolist()
+    return [range(start, start + size) for start in starts]

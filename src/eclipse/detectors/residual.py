@@ -1,9 +1,7 @@
 """Residuals: what the denoiser takes away tells the class better than what it leaves."""
 
-import numpy as np
-
 from eclipse.detectors.detector import Detector, Finding
-from eclipse.detectors.evidence import Evidence
+from eclipse.detectors.evidence import Evidence, flat
 from eclipse.detectors.family import pattern
 from eclipse.detectors.shortcut import clearest
 
@@ -20,8 +18,7 @@ class Residual(Detector):
 
     def examine(self, evidence: Evidence) -> Finding:
         """Compare the two on held-out rows."""
-        flat = evidence.residual.images.reshape(len(evidence.data), -1).astype(np.float32)
-        read = {"convolutional": evidence.in_residual, "linear": evidence.read(flat)}
+        read = {"convolutional": evidence.in_residual, "linear": evidence.read(flat(evidence.residual.images))}
         hits = {name: evidence.right(found).mean() for name, found in read.items()}
         plain = hits["linear"] >= hits["convolutional"]
         reader = f"a {'linear model' if plain else 'network'} of what purification takes away"

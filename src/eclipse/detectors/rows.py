@@ -4,7 +4,7 @@ import numpy as np
 
 from eclipse.detectors.class_pattern import spectrum
 from eclipse.detectors.detector import Detector, Finding, Hits, excess, z_of
-from eclipse.detectors.evidence import Evidence, Probabilities
+from eclipse.detectors.evidence import Evidence, Probabilities, flat
 
 _MARGIN, _CLASS_MARGIN = 0.05, 0.1
 _CONFIDENT = 0.1  # share of the rows
@@ -24,12 +24,10 @@ class PartOfTheRows(Detector):
 
     def examine(self, evidence: Evidence) -> Finding:
         """Look at the surest rows, and at each class by itself; the clearest counts, for the number of looks."""
-        flat = evidence.residual.images.reshape(len(evidence.data), -1).astype(np.float32)
-        pixels = evidence.data.images.reshape(len(evidence.data), -1).astype(np.float32)
         readings = {
             "residual": evidence.in_residual,
-            "residual, linear": evidence.read(flat),
-            "pixels, linear": evidence.read(pixels),
+            "residual, linear": evidence.read(flat(evidence.residual.images)),
+            "pixels, linear": evidence.read(flat(evidence.data.images)),
             "spectrum": evidence.read(spectrum(evidence.data.images)),
         }
         looks, of = dict[str, tuple[float, tuple[float, float]]](), dict[str, str]()
@@ -42,8 +40,6 @@ class PartOfTheRows(Detector):
                     of[f"class {words}, {name}"] = name
         best = max(looks, key=lambda look: z_of(*looks[look]))
         scores = readings[of[best]][np.arange(len(evidence.labels)), evidence.labels].astype(np.float64)
-        if best.startswith("class"):
-            pass
         return Finding(
             *looks[best],
             f"{best}: read better than the content by {looks[best][0]:.0%}",

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.detectors.detector import Detector, Finding, excess, z_of
-from eclipse.detectors.evidence import Evidence
+from eclipse.detectors.evidence import Evidence, flat
 from eclipse.detectors.family import pattern
 
 MARGIN = 0.01
@@ -26,8 +26,10 @@ class Shortcut(Detector):
 
     def examine(self, evidence: Evidence) -> Finding:
         """Compare the two on held-out rows."""
-        pixels = evidence.data.images.reshape(len(evidence.data), -1).astype(np.float32)
-        read = {"linear": evidence.read(pixels), "coarse": evidence.read(coarse(evidence.data.images))}
+        read = {
+            "linear": evidence.read(flat(evidence.data.images)),
+            "coarse": evidence.read(coarse(evidence.data.images)),
+        }
         return clearest(evidence, read, "a linear model of pixels", pattern)
 
 

@@ -18,7 +18,7 @@ from eclipse.data.source import open_source
 from eclipse.data.store import Row, Source, comparable_names
 from eclipse.detectors import DETECTORS
 from eclipse.detectors.audit import FEWEST, Audit, audit, check_rows
-from eclipse.detectors.pieces import SMALLEST, Look, most
+from eclipse.detectors.pieces import SMALLEST, Look, most, places
 from eclipse.diffusion.trusted import general_fingerprint
 from eclipse.errors import EclipseError
 from eclipse.jobs.job import Job, Tell
@@ -235,12 +235,8 @@ def _look(source: Source, rows: int | None, skip_bad: bool) -> list[tuple[str, L
 
 
 def _spread(source: Source, wanted: int) -> Iterator[Row]:
-    if len(source) <= wanted:
-        yield from source.labelled()
-        return
-    size = max(1, wanted // _PLACES)
-    for start in np.linspace(0, len(source) - size, wanted // size).round().astype(int).tolist():
-        yield from islice(source.labelled(start), size)
+    for place in places(len(source), wanted, _PLACES):
+        yield from islice(source.labelled(place.start), len(place))
 
 
 def _pieces(rows: list[tuple[str, Look, int | None]], side: int, source: Source) -> ImageSet:

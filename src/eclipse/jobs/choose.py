@@ -1,6 +1,7 @@
 """``eclipse choose``: treatments tried with quick victims, ranked by what these are worth on trusted images."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +17,16 @@ from eclipse.data.overlap import note_of_shared, refuse_if_all, rows_shared
 from eclipse.data.picture import Picture, encode_png
 from eclipse.data.source import open_source
 from eclipse.data.store import Source
-from eclipse.defenses.choice import CANDIDATES, FEWEST_LABELS, SEEDS, choose, labels_worth_most, rank, treatment
+from eclipse.defenses.choice import (
+    CANDIDATES,
+    FEWEST_LABELS,
+    SEEDS,
+    choose,
+    judging,
+    labels_worth_most,
+    rank,
+    treatment,
+)
 from eclipse.defenses.eclipse import ECLIPSEGeneral
 from eclipse.detectors.audit import check_rows
 from eclipse.diffusion.trusted import general_fingerprint
@@ -115,7 +125,8 @@ class Choosing(Job):
             found = choose(data, trusted, work, candidates=self.candidates)
         place.mkdir()
         with (place / VOTES).open("wb") as file:
-            np.savez(file, votes=found.votes, ids=np.array(trusted.ids[: found.votes.shape[1]], np.str_))
+            ids = trusted[judging(len(trusted), self.seed)].ids
+            np.savez(file, votes=found.votes, ids=np.array(ids, np.str_))
         told = {
             **found.to_dict(),
             "notes": note_of_shared(int((~own).sum()), len(own)),
@@ -191,7 +202,7 @@ def relabel(job: Choosing, table: Path) -> dict[str, Any]:
     """
     kept, found = _kept(job.out), read_choice(job.out)
     with reading(table, "a table of labels", f"expected the columns id and label, as in {ASKED}"):
-        lines = csv.DictReader(read_bounded(table).decode("utf-8-sig").splitlines())
+        lines = csv.DictReader(io.StringIO(read_bounded(table).decode("utf-8-sig"), newline=""))
         given = {line["id"]: line["label"].strip() for line in lines if line["label"].strip()}
     place = {id: i for i, id in enumerate(kept.ids)}
     classes = {name: i for i, name in enumerate(found["classes"])}
@@ -218,7 +229,10 @@ class _Kept:
 
 def _kept(out: Path) -> _Kept:
     wrong = "expected what 'eclipse choose' wrote"
-    with reading(out / VOTES, "what the victims of a choice said", wrong), np.load(out / VOTES) as file:
+    with (
+        reading(out / VOTES, "what the victims of a choice said", wrong),
+        np.load(out / VOTES, allow_pickle=False) as file,
+    ):
         return _Kept(file["votes"], tuple(file["ids"].tolist()))
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,8 +19,8 @@ from eclipse.data.source import open_source
 from eclipse.data.store import Source
 from eclipse.detectors.audit import FEWEST
 from eclipse.detectors.class_pattern import spectrum
-from eclipse.detectors.evidence import Evidence, ridge
-from eclipse.detectors.pieces import SMALLEST
+from eclipse.detectors.evidence import Evidence, flat, ridge
+from eclipse.detectors.pieces import SMALLEST, places
 from eclipse.diffusion.trusted import general_fingerprint
 from eclipse.errors import EclipseError
 from eclipse.jobs.canary import share_left
@@ -54,6 +54,7 @@ class Explain(Job):
         rows: how many are looked at, at most; None for what fits the time.
         seed: decides the noise.
         device: where to purify.
+        columns: of a table that were asked for, ``image column`` and ``label column``.
     """
 
     poisoned: Source
@@ -62,6 +63,7 @@ class Explain(Job):
     rows: int | None
     seed: int
     device: str
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     doing: ClassVar[str] = "explaining"
     free: ClassVar[frozenset[str]] = frozenset({"dataset spec", "clean spec", "device name"})
@@ -70,7 +72,7 @@ class Explain(Job):
     def settings(self) -> Mapping[str, Any]:
         """What decides the result."""
         return {
-            "dataset": {"spec": self.poisoned.spec, "images": len(self.poisoned)},
+            "dataset": {"spec": self.poisoned.spec, "images": len(self.poisoned), **self.columns},
             "clean": {"spec": self.clean.spec, "images": len(self.clean)},
             "rows": self.rows,
             "denoiser": general_fingerprint(),
@@ -161,7 +163,9 @@ def sample(poisoned: Source, clean: Source, rows: int | None) -> Pair:
     ids, before, after, labels = list[str](), list[Pixels](), list[Pixels](), list[int | None]()
     for new, old in paired(poisoned, clean, _places(clean, rows))[0]:
         x, y = (middle(picture.rgb, SIDE) for picture in pictures(old, new))
-        ids, before, after = [*ids, old.id], [*before, x], [*after, y]
+        ids.append(old.id)
+        before.append(x)
+        after.append(y)
         labels.append(new.label if old.label is None else old.label)
     side = min(SIDE, int(np.quantile([min(x.shape[1:]) for x in before], 0.1)))  # a few may be smaller
     if side < SMALLEST:
@@ -185,11 +189,7 @@ def sample(poisoned: Source, clean: Source, rows: int | None) -> Pair:
 def _places(source: Source, rows: int | None) -> list[range]:
     side = min(SIDE, *next(source.rows()).picture().rgb.shape[1:])
     most = rows or max(FEWEST, ROWS * 32 * 32 // side**2)
-    if len(source) <= most:
-        return [range(len(source))]
-    size = max(1, most // PLACES)
-    starts = np.linspace(0, len(source) - size, most // size).round().astype(int).tolist()
-    return [range(start, start + size) for start in starts]
+    return places(len(source), most, PLACES)
 
 
 def explain(pair: Pair, work: Work) -> tuple[dict[str, Any], dict[str, ImageSet]]:
@@ -320,11 +320,7 @@ def unread(clean: ImageSet) -> str | None:
     return None
 
 
-def _flat(images: NDArray[Any]) -> Array:
-    return images.reshape(len(images), -1).astype(np.float32)
-
-
-_FEATURES: tuple[Callable[[Any], Array], ...] = (_flat, spectrum)
+_FEATURES: tuple[Callable[[Any], Array], ...] = (flat, spectrum)
 
 
 def _rounded(value: float) -> float:
@@ -350,7 +346,8 @@ def explain_job(
         EclipseError: a set that cannot be opened, or sets of different length.
     """
     check_name(out)
-    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "longest": max_side}
-    sets = open_source(dataset, **columns), open_source(clean, **columns)
+    asked: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
+    sets = open_source(dataset, **asked, longest=max_side), open_source(clean, **asked, longest=max_side)
     paired(*sets, [])
-    return Explain(*sets, out, rows, seed, resolve_device(device))
+    columns = {name.replace("_", " "): column for name, column in asked.items() if column is not None}
+    return Explain(*sets, out, rows, seed, resolve_device(device), columns)

@@ -128,7 +128,8 @@ class State:
 
     def _file(self, stage: str) -> Path:
         assert self.folder is not None
-        return self.folder / f"{stage.replace(' ', '-')}.safetensors"
+        name = stage.replace(" ", "-").replace("/", "%2F")  # words of a user, with a path in them, may name a stage
+        return self.folder / f"{name}.safetensors"
 
 
 @dataclass(frozen=True)
