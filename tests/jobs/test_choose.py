@@ -94,6 +94,8 @@ def test_a_choice_is_estimated_then_measured_with_labels_that_were_asked_for_and
     assert command(*asked, "--out", tmp_path / "choice").out.count("measured on 60") == 1, "the labels are kept"
     table.write_text("id,label\nnowhere,north\n" * 60)
     assert "'nowhere', which is no trusted image" in refusal(command(*labelling))
+    np.savez(tmp_path / "choice" / VOTES, votes=votes[:, 1:], ids=ids)
+    assert "do not go together" in refusal(command(*labelling))
 
 
 def test_what_cannot_be_chosen_is_one_sentence(sets: Path, tmp_path: Path, command: Command) -> None:

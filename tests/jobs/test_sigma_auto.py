@@ -59,3 +59,13 @@ def test_what_leaves_the_choice_open_is_refused(place: Path, denoiser_folder: Pa
         assert word in said and "--sigma 32" in said
     said = command("purify", "images", "--denoiser", denoiser_folder, "--out", "out", "--sigma", "much")
     assert said.code == 2 and "much" in said.err
+
+
+def test_unreadable_images_are_left_out_of_the_choice_where_they_may_be(
+    place: Path, denoiser_folder: Path, command: Command
+) -> None:
+    write_images(place / "more", 210, side=16)
+    next((place / "more").rglob("*.png")).write_bytes(b"no image")
+    asked = ("purify", "more", "--denoiser", denoiser_folder, "--out", "out", "--sigma", "auto")
+    assert "--skip-bad" in refusal(command(*asked))
+    assert command(*asked, "--skip-bad").code == 0

@@ -17,6 +17,7 @@ from eclipse.errors import EclipseError
 from eclipse.runs import manifest
 from eclipse.runs.files import write_json, write_whole
 from eclipse.runs.manifest import check_same_settings, command, read_kept, run_json, versions
+from eclipse.runs.state import State
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1]", "\udcff"])
@@ -229,3 +230,10 @@ def test_an_error_ends_seeding_too() -> None:
         torch.rand(5)
         raise ZeroDivisionError
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_stage_whose_name_has_a_path_in_it_stays_in_its_folder(tmp_path: Path) -> None:
+    state = State(tmp_path / "work")
+    state.save("avatar denoiser=../a/b 0", {"x": torch.ones(2)}, {})
+    assert state.load("avatar denoiser=../a/b 0") is not None
+    assert [path.parent for path in tmp_path.rglob("*.safetensors")] == [tmp_path / "work"]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, SkipBad
+from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, MaxSide, SkipBad
 
 HELP = """Say whether a labelled data set looks poisoned, how sure that is, and what to do next.
 
@@ -32,9 +32,7 @@ def audit(
     rows: Annotated[
         int | None, typer.Option(help="rows to look at", min=200, show_default="5,000 of 32x32, fewer larger ones")
     ] = None,
-    max_side: Annotated[
-        int | None, typer.Option(help="first reduce images whose longer side has more pixels", metavar="N")
-    ] = None,
+    max_side: MaxSide = None,
     seed: Annotated[int, typer.Option(help="decides which rows are looked at, and the networks")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     skip_bad: SkipBad = False,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, SkipBad, carry_out
+from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, MaxSide, SkipBad, carry_out
 
 HELP = """Try treatments with quick victims, and tell which one to go on with.
 
@@ -40,9 +40,7 @@ def choose(
         int | None, typer.Option(help="then write so many trusted images to be labelled to OUT.ask", min=50)
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="labels of trusted images: a CSV with id and label")] = None,
-    max_side: Annotated[
-        int | None, typer.Option(help="first reduce images whose longer side has more pixels", metavar="N")
-    ] = None,
+    max_side: MaxSide = None,
     seed: Annotated[int, typer.Option(help="decides which rows are used, and the victims")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     skip_bad: SkipBad = False,

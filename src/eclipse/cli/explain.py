@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn
+from eclipse.cli.command import DryRun, ImageColumn, JsonLines, LabelColumn, MaxSide
 
 HELP = """Show how noise absorbs the perturbation of a poisoned set, and what a purification leaves of it.
 
@@ -27,9 +27,7 @@ def explain(
         int | None,
         typer.Option(help="rows to look at", min=2, max=5000, show_default="1,000 of 32x32, fewer larger ones"),
     ] = None,
-    max_side: Annotated[
-        int | None, typer.Option(help="first reduce images whose longer side has more pixels", metavar="N")
-    ] = None,
+    max_side: MaxSide = None,
     seed: Annotated[int, typer.Option(help="decides the noise")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     image_column: ImageColumn = None,

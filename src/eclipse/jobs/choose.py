@@ -233,7 +233,10 @@ def _kept(out: Path) -> _Kept:
         reading(out / VOTES, "what the victims of a choice said", wrong),
         np.load(out / VOTES, allow_pickle=False) as file,
     ):
-        return _Kept(file["votes"], tuple(file["ids"].tolist()))
+        kept = _Kept(file["votes"], tuple(file["ids"].tolist()))
+        if kept.votes.dtype != np.int64 or kept.votes.shape[1:] != (len(kept.ids),) or len(kept.votes) % len(SEEDS):
+            raise ValueError("votes and ids do not go together")
+        return kept
 
 
 def read_choice(out: Path) -> dict[str, Any]:

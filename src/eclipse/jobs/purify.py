@@ -336,7 +336,7 @@ def purify_job(
     ready = None if trusted is not None else load_denoiser(denoiser or GENERAL)
     if ready is not None:
         check_color(ready)
-    level, reason = _level(sigma, source, out, Work(seed, where, State(on_step=tell)))
+    level, reason = _level(sigma, source, out, Work(seed, where, State(on_step=tell)), skip_bad)
     if ready is not None:
         planned, chosen, config = None, _preset_of(ready, preset, denoiser), ready.config
     else:
@@ -371,7 +371,9 @@ def purify_job(
     )
 
 
-def _level(sigma: float | str | None, source: Source, out: Path, work: Work) -> tuple[float | None, str | None]:
+def _level(
+    sigma: float | str | None, source: Source, out: Path, work: Work, skip_bad: bool
+) -> tuple[float | None, str | None]:
     """The noise level on the [0, 1] scale, None for the preset's, and why it is this one, where it was left open."""
     if not isinstance(sigma, str):
         return None if sigma is None else sigma / 255, None
@@ -382,7 +384,7 @@ def _level(sigma: float | str | None, source: Source, out: Path, work: Work) -> 
     try:
         if not source.has_labels:
             raise EclipseError(f"it needs labels, and {source.unlabelled}")
-        readings = lowest_level(pieces(source, None, None)[0], work)
+        readings = lowest_level(pieces(source, None, None, skip_bad)[0], work)
     except EclipseError as error:
         raise EclipseError(f"--sigma {AUTO} cannot choose: {error}; or name a level, such as --sigma 32") from error
     last = readings[-1]
