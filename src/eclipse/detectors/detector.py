@@ -102,9 +102,9 @@ def excess(ours: Hits, theirs: Hits, margin: float) -> tuple[float, tuple[float,
         The excess, in [-1, 1]; mean and standard deviation of the paired difference at the edge of the null.
     """
     difference = ours.astype(np.float64) - theirs
-    return float(difference.mean()), (margin, _error(difference))
+    return float(difference.mean()), (margin, standard_error(difference))
 
 
-def _error(values: NDArray[np.float64]) -> float:
+def standard_error(values: NDArray[np.float64]) -> float:
     """The standard error of a mean; never below that of a single row that differs."""
     return max(float(values.std()), 1 / math.sqrt(len(values))) / math.sqrt(len(values))

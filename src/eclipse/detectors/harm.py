@@ -1,12 +1,13 @@
 """Harm: what a quick victim learns from the set does not hold on clean images."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.data.imageset import ImageSet
-from eclipse.detectors.detector import Detector, Finding, Hits, excess, z_of
+from eclipse.detectors.detector import Detector, Finding, Hits, excess, standard_error, z_of
 from eclipse.detectors.evidence import Evidence
 
 _MARGINS = {"purified": 0.03, "gray": 0.1}  # colors tell classes of clean images, too
@@ -94,5 +95,5 @@ def _extra(pair: tuple[Hits, Hits]) -> NDArray[np.float64]:
 
 
 def _difference(here: NDArray[np.float64], there: NDArray[np.float64]) -> tuple[float, tuple[float, float]]:
-    error = float(np.sqrt(here.var() / len(here) + there.var() / len(there)))
-    return float(here.mean() - there.mean()), (_TRUSTED_MARGIN, max(error, 1e-3))
+    error = math.hypot(standard_error(here), standard_error(there))
+    return float(here.mean() - there.mean()), (_TRUSTED_MARGIN, error)
