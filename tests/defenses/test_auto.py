@@ -91,14 +91,20 @@ def test_labels_are_asked_where_treatments_disagree() -> None:
     assert set(labels_worth_most(said_of, 2)) == {3, 7}
 
 
+class AlwaysTheFirst(torch.nn.Module):
+    """Says the first of four classes of every image."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.eye(4)[torch.zeros(len(x), dtype=torch.int64)]
+
+
 def test_trusted_images_sorted_by_class_are_judged_in_all_classes_by_as_many_labels_as_may_be_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = noisy_set(40, (1, 16, 16), 4)
     trusted = ImageSet.from_arrays(noisy_set(800, (1, 16, 16), 4).images, np.arange(800) // 200)
     monkeypatch.setattr(choice, "TRUSTED", 100)
-    first = SimpleNamespace(network=lambda x: torch.eye(4)[torch.zeros(len(x), dtype=torch.int64)])
-    monkeypatch.setattr(choice, "train_victim", lambda *asked: first)
+    monkeypatch.setattr(choice, "train_victim", lambda *asked: SimpleNamespace(network=AlwaysTheFirst()))
     found = choice.choose(data, trusted, Work(1), candidates=("none",), labels=60)
     assert found.labels == 60 and found.votes.shape == (2, 100)
     assert 0.05 < found.best.accuracy < 0.5  # a quarter, where all are of the first class in the first rows

@@ -204,17 +204,20 @@ def unit_rows(images: ImageSet, rows: slice, device: str) -> Tensor:
 
 
 @torch.no_grad()
+def logits(network: nn.Module, images: ImageSet, *, device: str = "cpu", batch: int = 500) -> Tensor:
+    """What ``network``, on ``device``, makes of images: float32 on the processor, (N, classes); its mode stays."""
+    mode = network.training
+    network.eval()
+    found = list[Tensor]()
+    for first in range(0, max(1, len(images)), batch):  # of no images, no rows
+        x = unit_rows(images, slice(first, first + batch), device)
+        with autocast(x.device):
+            found.append(network(x).float().cpu())
+    network.train(mode)
+    return torch.cat(found)
+
+
 def accuracy(network: nn.Module, test: ImageSet, *, device: str = "cpu", batch: int = 500) -> float:
     """The share of ``test`` that ``network``, on ``device``, classifies rightly, in [0, 1]; its mode stays."""
     labels = torch.tensor(test.require_labels("measuring accuracy"))
-    mode = network.training
-    network.eval()
-    hits = 0
-    for first in range(0, len(test), batch):
-        rows = slice(first, first + batch)
-        x = unit_rows(test, rows, device)
-        with autocast(x.device):
-            logits = network(x)
-        hits += int((logits.argmax(1).cpu() == labels[rows]).sum())
-    network.train(mode)
-    return hits / len(test)
+    return int((logits(network, test, device=device, batch=batch).argmax(1) == labels).sum()) / len(test)

@@ -11,6 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def some_rows(total: int, count: int, seed: int) -> NDArray[np.intp]:
+    """Some of so many rows, or all where they are no more, in order; the same for the same total and seed."""
+    return np.sort(np.random.default_rng([seed, total]).permutation(total)[:count])
+
+
 def stream(seed: int, id: str, step: int, purpose: str = "") -> np.random.Generator:
     """Open the random stream of one image at one step.
 

@@ -65,6 +65,12 @@ def gray(images: Stored) -> Stored:
     return mean
 
 
+def around_gray(levels: NDArray[Any], times: float) -> Stored:
+    """Signed differences in levels as an image: so many times enlarged, around middle gray, and clipped."""
+    shown: Stored = np.clip(np.rint(128 + times * levels), 0, 255).astype(np.uint8)
+    return shown
+
+
 def check_array(images: Any, also: tuple[Any, ...] = ()) -> None:
     """Refuse what is no array of images (N, C, H, W), such as a list, or has its channels last.
 

@@ -86,6 +86,12 @@ def open_source(
     return Source(text, store, _resolve(text, bounds, len(store)), side, longest)
 
 
+def asked_columns(image_column: str | None, label_column: str | None) -> dict[str, str]:
+    """The columns that a user asked for, for a manifest."""
+    asked = {"image column": image_column, "label column": label_column}
+    return {name: column for name, column in asked.items() if column is not None}
+
+
 def _packed_in(folder: Path) -> str | None:
     """The first packed file of a folder."""
     return next((p for p in walk(folder) if p.lower().endswith(_PACKED_ENDINGS)), None) if folder.is_dir() else None

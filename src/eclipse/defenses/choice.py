@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from eclipse.classifiers.fit import unit_rows
-from eclipse.compute.device import autocast
+from eclipse.classifiers.fit import logits
+from eclipse.compute.randomness import some_rows
 from eclipse.data.imageset import ImageSet
 from eclipse.defenses import DEFENSES
 from eclipse.defenses.defense import Defense
@@ -130,8 +129,7 @@ def choose(
         EclipseError: a candidate that there is not, or sets that do not fit.
     """
     defenses = [treatment(words) for words in candidates]
-    rng = np.random.default_rng([work.seed, len(data)])
-    part = data[np.sort(rng.permutation(len(data))[:ROWS])]
+    part = data[some_rows(len(data), ROWS, work.seed)]
     judges = trusted[judging(len(trusted), work.seed)]
     votes = np.stack(
         [
@@ -148,7 +146,7 @@ def choose(
 
 def judging(trusted: int, seed: int) -> NDArray[np.intp]:
     """The trusted images, of so many, that victims are judged on, in order; sets are often sorted by class."""
-    return np.sort(np.random.default_rng([seed, trusted]).permutation(trusted)[:TRUSTED])
+    return some_rows(trusted, TRUSTED, seed)
 
 
 def rank(
@@ -186,15 +184,10 @@ def _vote(
     prepared = defense.prepare(part, trusted if defense.needs() != "nothing" else None, replace(work, state=State()))
     recipe = quick(len(part))
     network = train_victim(prepared, part[slice(0, 500)], defense, "small", recipe, Work(seed + 1, work.device)).network
-    votes = [torch.empty(0, dtype=torch.int64)]
-    with torch.no_grad():
-        for start in range(0, len(judges), 500):
-            x = unit_rows(judges, slice(start, start + 500), work.device)
-            with autocast(x.device):
-                votes.append(network(x).argmax(1).cpu())
-    work.state.save(stage, {"votes": torch.cat(votes)}, {})
+    votes = logits(network, judges, device=work.device).argmax(1)
+    work.state.save(stage, {"votes": votes}, {})
     work.state.tell(stage, 1, 1)
-    return torch.cat(votes).numpy()
+    return votes.numpy()
 
 
 def _estimated(votes: Votes, classes: int) -> list[tuple[float, float]]:
@@ -204,17 +197,15 @@ def _estimated(votes: Votes, classes: int) -> list[tuple[float, float]]:
     accuracy for each victim: labels are what the more accurate victims agree on, accuracy is agreement with the labels.
     Victims of one candidate share their errors, so they have one vote each of a half.
     """
-    weights = np.full(len(votes), 0.5)
-    one_hot = np.eye(classes)[votes]
-    accuracy = np.full(len(votes), 0.5)
-    belief = one_hot.mean(0)
+    one_hot, agreement = np.eye(classes)[votes], np.full(votes.shape, 0.5)
     for _ in range(50):
-        odds = np.log(accuracy.clip(1e-3, 1 - 1e-3) * (classes - 1) / (1 - accuracy.clip(1e-3, 1 - 1e-3)))
-        scores = np.einsum("vnc,v->nc", one_hot, odds * weights)
+        accuracy = agreement.mean(1).clip(1e-3, 1 - 1e-3)
+        odds = np.log(accuracy * (classes - 1) / (1 - accuracy))
+        scores = np.einsum("vnc,v->nc", one_hot, 0.5 * odds)
         belief = np.exp(scores - scores.max(1, keepdims=True))
         belief /= belief.sum(1, keepdims=True)
-        accuracy = np.einsum("vnc,nc->vn", one_hot, belief).mean(1)
-    each = np.einsum("vnc,nc->vn", one_hot, belief).reshape(-1, len(SEEDS) * votes.shape[1])
+        agreement = np.einsum("vnc,nc->vn", one_hot, belief)
+    each = agreement.reshape(-1, len(SEEDS) * votes.shape[1])
     return [(float(row.mean()), float(row.std() / math.sqrt(votes.shape[1]))) for row in each]
 
 

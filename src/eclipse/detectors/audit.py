@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eclipse.compute.randomness import some_rows
 from eclipse.data.imageset import ImageSet
 from eclipse.data.overlap import note_of_shared, refuse_if_all, rows_shared
 from eclipse.detectors import DETECTORS
@@ -201,8 +202,7 @@ def check_rows(count: int) -> None:
 
 def sampled(total: int, side: int, seed: int) -> NDArray[np.intp]:
     """The rows to look at, of images whose shorter side has so many pixels, in order."""
-    count = min(total, max(FEWEST, most(side)))
-    return np.sort(np.random.default_rng([seed, total]).permutation(total)[:count])
+    return some_rows(total, max(FEWEST, most(side)), seed)
 
 
 def _apart(data: ImageSet, trusted: ImageSet) -> tuple[ImageSet, list[str]]:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from eclipse.detectors.evidence import Evidence
 
 Hits = NDArray[np.bool_]
+
+_MARGIN = 0.01  # by which a reading of a clean set may be above the content's
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +105,48 @@ def excess(ours: Hits, theirs: Hits, margin: float) -> tuple[float, tuple[float,
     """
     difference = ours.astype(np.float64) - theirs
     return float(difference.mean()), (margin, standard_error(difference))
+
+
+def clearest(
+    evidence: Evidence, read: dict[str, NDArray[np.float32]], reader: str, family: Callable[[Evidence], str]
+) -> Finding:
+    """The reading that is furthest above the network's of the purified images.
+
+    Args:
+        evidence: the set.
+        read: by the name of a reading, the probabilities of all classes, (N, classes).
+        reader: what read, in words.
+        family: tells what it points at, if it is above.
+    """
+    content = evidence.right(evidence.in_content)
+    tests = {name: excess(evidence.right(found), content, _MARGIN) for name, found in read.items()}
+    best = max(tests, key=lambda name: z_of(*tests[name]))
+    hits = evidence.right(read[best])
+    rows = np.arange(len(hits))
+    accuracy, least = float(hits.mean()), float(content.mean())
+    return Finding(
+        *tests[best],
+        words=f"{reader} reads {hits.mean():.0%} of held-out labels, a network of purified images {content.mean():.0%}",
+        family=family(evidence) if z_of(*tests[best]) > 0 else None,
+        scores=read[best][rows, evidence.labels].astype(np.float64),
+        share=_share(accuracy, least, evidence.data.num_classes),
+        details={
+            **{name: float(evidence.right(found).mean()) for name, found in read.items()},
+            "content": float(content.mean()),
+        },
+    )
+
+
+def _share(accuracy: float, content: float, classes: int) -> tuple[float, float]:
+    """The share of rows that carry what a reading reads: all other rows are read as well as the content, or by chance.
+
+    Args:
+        accuracy: of the reading, which reads poisoned rows rightly.
+        content: accuracy of a network of the content.
+        classes: how many there are.
+    """
+    least, most = (max(0.0, (accuracy - base) / max(1 - base, 1e-6)) for base in (content, 1 / classes))
+    return round(min(least, most), 3), round(max(least, most), 3)
 
 
 def standard_error(values: NDArray[np.float64]) -> float:

@@ -6,17 +6,17 @@ Each is made when the first detector asks, and once. A row is judged by networks
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from eclipse.classifiers.classifier import make_classifier
-from eclipse.classifiers.fit import RECIPES, Recipe, fit, unit_rows
-from eclipse.compute.device import autocast, channels_last, seeded
+from eclipse.classifiers.fit import RECIPES, Recipe, fit, logits
+from eclipse.compute.device import channels_last, seeded
 from eclipse.data.imageset import ImageSet
-from eclipse.data.pixels import gray, to_color
+from eclipse.data.pixels import around_gray, gray, to_color
+from eclipse.detectors.features import flat, spectrum
 from eclipse.diffusion.checkpoint import load_denoiser
 from eclipse.errors import EclipseError
 from eclipse.purification.arrays import purify
@@ -78,7 +78,7 @@ class Evidence:
     def residual(self) -> ImageSet:
         """What the denoiser takes away, around middle gray."""
         taken = self.data.images.astype(np.int16) - self.purified.images
-        return self.data.with_images(np.clip(128 + GAIN * taken, 0, 255).astype(np.uint8))
+        return self.data.with_images(around_gray(taken, GAIN))
 
     @cached_property
     def gray(self) -> ImageSet:
@@ -120,6 +120,21 @@ class Evidence:
     def in_residual(self) -> Probabilities:
         """The same in what purification takes away."""
         return self._both_halves("residual", self.residual, self._reader("residual", self.residual, 0))
+
+    @cached_property
+    def in_pixels(self) -> Probabilities:
+        """What a linear model reads in the pixels of the rows as they are."""
+        return self.read(flat(self.data.images))
+
+    @cached_property
+    def in_flat_residual(self) -> Probabilities:
+        """What a linear model reads in what purification takes away."""
+        return self.read(flat(self.residual.images))
+
+    @cached_property
+    def in_spectrum(self) -> Probabilities:
+        """What a linear model reads in the power spectra of the rows."""
+        return self.read(spectrum(self.data.images))
 
     def right(self, probabilities: Probabilities) -> NDArray[np.bool_]:
         """Of each row, whether its label was read."""
@@ -165,15 +180,8 @@ class Reader:
 
     def __call__(self, images: ImageSet) -> Probabilities:
         """Of each image the probabilities of all classes."""
-        out = [np.empty((0, self._train.num_classes), np.float32)]
-        network = self._network
-        with torch.no_grad():
-            for start in range(0, len(images), 500):
-                x = unit_rows(images, slice(start, start + 500), self._work.device)
-                with autocast(x.device):
-                    logits = network(x)
-                out.append(logits.float().softmax(1).cpu().numpy())
-        return np.concatenate(out)
+        found: Probabilities = logits(self._network, images, device=self._work.device).softmax(1).numpy()
+        return found
 
     @cached_property
     def _network(self) -> torch.nn.Module:
@@ -223,11 +231,6 @@ def ridge(
 
 
 _RIDGE, _SHARPNESS = 0.3, 8.0
-
-
-def flat(images: NDArray[Any]) -> NDArray[np.float32]:
-    """Pixels of images (N, C, H, W) as features, (N, F)."""
-    return images.reshape(len(images), -1).astype(np.float32)
 
 
 def near_duplicates(data: ImageSet) -> NDArray[np.intp]:

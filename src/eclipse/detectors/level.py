@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from eclipse.compute.randomness import some_rows
 from eclipse.data.imageset import ImageSet
 from eclipse.detectors.audit import FEWEST, check_rows, numbered
-from eclipse.detectors.class_pattern import spectrum
-from eclipse.detectors.evidence import Evidence, Reader, flat
-from eclipse.detectors.shortcut import coarse
+from eclipse.detectors.evidence import Evidence, Reader
+from eclipse.detectors.features import coarse, flat, spectrum
 from eclipse.purification.arrays import purify
 from eclipse.runs.state import Work
 
@@ -77,8 +77,7 @@ def lowest_level(data: ImageSet, work: Work, levels: Sequence[float] = LEVELS) -
     check_rows(len(data))
     data.require_labels("the choice of a noise level")
     most = max(FEWEST, PIXELS // (data.images.shape[2] * data.images.shape[3]))
-    rows = np.sort(np.random.default_rng([work.seed, len(data)]).permutation(len(data))[:most])
-    evidence = Evidence(numbered(data[rows]), None, work)
+    evidence = Evidence(numbered(data[some_rows(len(data), most, work.seed)]), None, work)
     left = _left(evidence, levels[-1])
     floor = {**_simple(evidence, left), **_network(evidence, left, levels[-1])}
     found = list[Reading]()

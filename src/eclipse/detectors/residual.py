@@ -1,9 +1,8 @@
 """Residuals: what the denoiser takes away tells the class better than what it leaves."""
 
-from eclipse.detectors.detector import Detector, Finding
-from eclipse.detectors.evidence import Evidence, flat
+from eclipse.detectors.detector import Detector, Finding, clearest
+from eclipse.detectors.evidence import Evidence
 from eclipse.detectors.family import pattern
-from eclipse.detectors.shortcut import clearest
 
 
 class Residual(Detector):
@@ -18,7 +17,7 @@ class Residual(Detector):
 
     def examine(self, evidence: Evidence) -> Finding:
         """Compare the two on held-out rows."""
-        read = {"convolutional": evidence.in_residual, "linear": evidence.read(flat(evidence.residual.images))}
+        read = {"convolutional": evidence.in_residual, "linear": evidence.in_flat_residual}
         hits = {name: evidence.right(found).mean() for name, found in read.items()}
         plain = hits["linear"] >= hits["convolutional"]
         reader = f"a {'linear model' if plain else 'network'} of what purification takes away"

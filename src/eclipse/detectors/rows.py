@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from eclipse.detectors.class_pattern import spectrum
 from eclipse.detectors.detector import Detector, Finding, Hits, excess, z_of
-from eclipse.detectors.evidence import Evidence, Probabilities, flat
+from eclipse.detectors.evidence import Evidence, Probabilities
 
 _MARGIN, _CLASS_MARGIN = 0.05, 0.1
 _CONFIDENT = 0.1  # share of the rows
@@ -26,9 +25,9 @@ class PartOfTheRows(Detector):
         """Look at the surest rows, and at each class by itself; the clearest counts, for the number of looks."""
         readings = {
             "residual": evidence.in_residual,
-            "residual, linear": evidence.read(flat(evidence.residual.images)),
-            "pixels, linear": evidence.read(flat(evidence.data.images)),
-            "spectrum": evidence.read(spectrum(evidence.data.images)),
+            "residual, linear": evidence.in_flat_residual,
+            "pixels, linear": evidence.in_pixels,
+            "spectrum": evidence.in_spectrum,
         }
         looks, of = dict[str, tuple[float, tuple[float, float]]](), dict[str, str]()
         for name, read in readings.items():

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from eclipse.detectors.class_pattern import color, spectrum
 from eclipse.detectors.detector import Detector, Finding
 from eclipse.detectors.evidence import Evidence, ridge
+from eclipse.detectors.features import color, spectrum
 
 
 class TwoSample(Detector):

@@ -14,7 +14,7 @@ import numpy as np
 
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.imageset import ImageSet
-from eclipse.data.source import open_source
+from eclipse.data.source import asked_columns, open_source
 from eclipse.data.store import Row, Source, comparable_names
 from eclipse.detectors import DETECTORS
 from eclipse.detectors.audit import FEWEST, Audit, audit, check_rows
@@ -284,7 +284,7 @@ def audit_job(
     if trusted is None and not source.has_labels:
         raise EclipseError(f"an audit needs labels, or trusted images to compare with, and {source.unlabelled}")
     clean = None if trusted is None else open_trusted(trusted, max_side=max_side, **asked)
-    columns = {name.replace("_", " "): column for name, column in asked.items() if column is not None}
+    columns = asked_columns(image_column, label_column)
     return Auditing(source, clean, out, rows, seed, resolve_device(device), skip_bad, columns)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from eclipse.compute.device import describe_device, resolve_device
 from eclipse.data.overlap import note_of_shared, refuse_if_all, rows_shared
 from eclipse.data.picture import Picture, encode_png
-from eclipse.data.source import open_source
+from eclipse.data.source import asked_columns, open_source
 from eclipse.data.store import Source
 from eclipse.defenses.choice import (
     CANDIDATES,
@@ -163,7 +163,7 @@ def choose_job(
     if not source.has_labels:
         raise EclipseError(f"choosing needs labels, and {source.unlabelled}")
     every = tuple(dict.fromkeys((*CANDIDATES, *candidates)))
-    columns = {name.replace("_", " "): column for name, column in asked.items() if column is not None}
+    columns = asked_columns(image_column, label_column)
     clean = open_trusted(trusted, max_side=max_side, **asked)
     return Choosing(source, clean, out, every, seed, resolve_device(device), skip_bad, columns)
 

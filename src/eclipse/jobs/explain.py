@@ -15,11 +15,11 @@ from eclipse.compute.device import describe_device, resolve_device
 from eclipse.compute.randomness import normal_like
 from eclipse.data.imageset import ImageSet
 from eclipse.data.picture import Pixels, middle
-from eclipse.data.source import open_source
+from eclipse.data.source import asked_columns, open_source
 from eclipse.data.store import Source
 from eclipse.detectors.audit import FEWEST
-from eclipse.detectors.class_pattern import spectrum
-from eclipse.detectors.evidence import Evidence, flat, ridge
+from eclipse.detectors.evidence import Evidence, ridge
+from eclipse.detectors.features import flat, spectrum
 from eclipse.detectors.pieces import SMALLEST, places
 from eclipse.diffusion.trusted import general_fingerprint
 from eclipse.errors import EclipseError
@@ -349,5 +349,5 @@ def explain_job(
     asked: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
     sets = open_source(dataset, **asked, longest=max_side), open_source(clean, **asked, longest=max_side)
     paired(*sets, [])
-    columns = {name.replace("_", " "): column for name, column in asked.items() if column is not None}
+    columns = asked_columns(image_column, label_column)
     return Explain(*sets, out, rows, seed, resolve_device(device), columns)

@@ -12,7 +12,7 @@ from eclipse.compute.device import compute_dtype, describe_device, resolve_devic
 from eclipse.data.encoding import PNG, Encoding, encoding
 from eclipse.data.output import check_apart, check_output, describe_rest, named_format, write_output
 from eclipse.data.overlap import note_of_shared, shared_with
-from eclipse.data.source import load_pictures, open_source
+from eclipse.data.source import asked_columns, load_pictures, open_source
 from eclipse.data.store import Source
 from eclipse.detectors.level import LEVELS, lowest_level
 from eclipse.diffusion.checkpoint import GENERAL, GENERAL_NAME, fingerprint_denoiser, load_denoiser
@@ -361,11 +361,7 @@ def purify_job(
         planned.on(len(opened)) if planned is not None and opened is not None else None,
         denoiser or (GENERAL if trusted is None else out.with_name(out.name + ".denoiser")),
         batch,
-        {
-            name: column
-            for name, column in (("image column", image_column), ("label column", label_column))
-            if column is not None
-        },
+        asked_columns(image_column, label_column),
         files,
         reason,
     )

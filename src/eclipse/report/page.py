@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from eclipse.errors import escaped
+from eclipse.data.imageset import ImageSet
+from eclipse.errors import EclipseError, escaped
+from eclipse.runs.files import write_whole
 
 _FOLDER = Path(__file__).parent
 SMALL = 96  # pixels of the longer side, up to which an image is shown whole and without loss
@@ -42,6 +44,20 @@ def render(template: str, *, live: bool = False, **values: Any) -> str:
     return environment.get_template(template).render(values, script=Markup(script), digest=digest)
 
 
+def write(text: str, folder: Path, name: str) -> Path:
+    """Write a page into a folder, which is made where it is missing; return its path.
+
+    Raises:
+        EclipseError: the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise EclipseError(f"the output {str(folder)!r} is a file; expected a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    write_whole(path, text.encode())
+    return path
+
+
 def enlarged(height: int, width: int) -> tuple[int, int] | None:
     """Width and height on a page of an image that is shown whole and without loss; None for a large one."""
     longest = max(height, width)
@@ -52,6 +68,14 @@ def enlarged(height: int, width: int) -> tuple[int, int] | None:
 def named(id: str) -> str:
     """The id of a row for people."""
     return f"row {id}" if id.isdecimal() else id
+
+
+def class_of(images: ImageSet, row: int) -> str:
+    """The class of a row for people; empty where there are no labels."""
+    if images.labels is None:
+        return ""
+    label = int(images.labels[row])
+    return images.class_names[label] if images.class_names else f"class {label}"
 
 
 def picture(pixels: NDArray[np.uint8], format: str = "PNG", **options: Any) -> str:

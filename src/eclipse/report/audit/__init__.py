@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from eclipse.data.imageset import ImageSet
+from eclipse.data.pixels import around_gray
 from eclipse.detectors import DETECTORS
 from eclipse.errors import reading
 from eclipse.jobs.audit import FINDINGS, SUSPECTS, is_able, judged, next_command, p_in_words, share_in_words
 from eclipse.report import page
 from eclipse.report.plots import ACCENT, MUTED, plot
-from eclipse.runs.files import read_json, write_whole
+from eclipse.runs.files import read_json
 from eclipse.runs.manifest import read_manifest
 
 _TIMES = 16  # by which a residual is shown
@@ -79,11 +80,7 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
             able=is_able(found),
             command=next_command(spec, trusted and trusted["spec"]),
         )
-    target = folder if out is None else out
-    target.mkdir(parents=True, exist_ok=True)
-    path = target / "audit.html"
-    write_whole(path, text.encode())
-    return [path]
+    return [page.write(text, folder if out is None else out, "audit.html")]
 
 
 def _headlines(found: Any) -> tuple[tuple[str, str], ...]:
@@ -125,12 +122,10 @@ def _against_null(statistic: float, mean: float, deviation: float) -> Callable[[
 def _suspects(folder: Path) -> list[Suspect]:
     images, purified = (ImageSet.load(folder / f"{SUSPECTS}{part}.npz") for part in ("", "-purified"))
     taken = images.images.astype(np.int16) - purified.images
-    residuals = np.clip(128 + _TIMES * taken, 0, 255).astype(np.uint8)
+    residuals = around_gray(taken, _TIMES)
     size = page.enlarged(*images.images.shape[2:]) or images.images.shape[:1:-1]
     found = list[Suspect]()
     for i, id in enumerate(images.ids):
-        label = None if images.labels is None else int(images.labels[i])
-        named = "" if label is None else images.class_names[label] if images.class_names else f"class {label}"
         pictures = (page.picture(images.images[i]), page.picture(residuals[i]))
-        found.append(Suspect(page.named(id), named, *pictures, (int(size[0]), int(size[1]))))
+        found.append(Suspect(page.named(id), page.class_of(images, i), *pictures, (int(size[0]), int(size[1]))))
     return found

@@ -8,7 +8,6 @@ from eclipse.errors import reading
 from eclipse.jobs.choose import CHOICE, next_command, read_choice
 from eclipse.report import page
 from eclipse.report.plots import ACCENT, MUTED, plot
-from eclipse.runs.files import write_whole
 from eclipse.runs.manifest import read_manifest
 
 
@@ -36,11 +35,7 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
             chart=plot(_chart(ranked, none), (7.5, 0.5 + 0.32 * len(ranked)), "accuracy of each treatment"),
             commands=[(words, next_command(words, spec, trusted)) for words in _to_try(found)],
         )
-    target = folder if out is None else out
-    target.mkdir(parents=True, exist_ok=True)
-    path = target / "choice.html"
-    write_whole(path, text.encode())
-    return [path]
+    return [page.write(text, folder if out is None else out, "choice.html")]
 
 
 def _to_try(found: Any) -> list[str]:

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eclipse.data.imageset import ImageSet
+from eclipse.data.pixels import around_gray
 from eclipse.errors import reading
 from eclipse.jobs.explain import FOUND
 from eclipse.report import page
 from eclipse.report.plots import ACCENT, HUES, MUTED, plot
-from eclipse.runs.files import read_json, write_whole
+from eclipse.runs.files import read_json
 from eclipse.runs.manifest import read_manifest, to_copy
 
 _TIMES = 8  # by which changes are shown
@@ -62,11 +63,7 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
             times=_TIMES,
             command=to_copy("eclipse", "purify", spec, "--sigma", "auto", "--out", "PURIFIED", "--report"),
         )
-    target = folder if out is None else out
-    target.mkdir(parents=True, exist_ok=True)
-    path = target / "explain.html"
-    write_whole(path, text.encode())
-    return [path]
+    return [page.write(text, folder if out is None else out, "explain.html")]
 
 
 def _headlines(found: Any) -> tuple[tuple[str, str], ...]:
@@ -158,8 +155,7 @@ def _strips(folder: Path, sigmas: Sequence[float]) -> list[Strip]:
             noised = images[f"noised-{sigma:g}"].images[i]
             parts = (("noised", noised), ("purified", kept), ("left", _difference(kept, cleaned)))
             levels.append((f"{sigma:g}/255", tuple((name, page.picture(pixels)) for name, pixels in parts)))
-        label = None if clean.labels is None else int(clean.labels[i])
-        of = "" if label is None else f", {clean.class_names[label] if clean.class_names else f'class {label}'}"
+        of = f", {name}" if (name := page.class_of(clean, i)) else ""
         shown = tuple((name, page.picture(pixels)) for name, pixels in first)
         found.append(Strip(page.named(id) + of, shown, tuple(levels), size))
     return found
@@ -167,5 +163,4 @@ def _strips(folder: Path, sigmas: Sequence[float]) -> list[Strip]:
 
 def _difference(after: NDArray[np.uint8], before: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What was added, enlarged, around middle gray."""
-    found: NDArray[np.uint8] = np.clip(128 + _TIMES * (after.astype(np.int16) - before), 0, 255).astype(np.uint8)
-    return found
+    return around_gray(after.astype(np.int16) - before, _TIMES)

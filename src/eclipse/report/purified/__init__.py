@@ -14,7 +14,6 @@ from eclipse.report import page
 from eclipse.report.purified import figures
 from eclipse.report.purified.measure import Measured, measure
 from eclipse.report.purified.wording import Told, told
-from eclipse.runs.files import write_whole
 from eclipse.runs.manifest import read_manifest, run_json
 
 _PICTURES = 3_200_000  # bytes of all pictures of the gallery, of the 5 MB that a page may have
@@ -43,13 +42,8 @@ def write_report(purified: Path, out: Path | None = None) -> list[Path]:
         )
     source, output = _opened(facts, purified)
     measured = measure(source, output, facts.skipped, figures.card)
-    if out is not None and out.exists() and not out.is_dir():
-        raise EclipseError(f"the output {str(out)!r} is a file; expected a folder")
-    folder = purified.parent if out is None else out
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{purified.name}.report.html"
-    write_whole(path, _render(purified.name, facts, measured).encode())
-    return [path]
+    text = _render(purified.name, facts, measured)
+    return [page.write(text, purified.parent if out is None else out, f"{purified.name}.report.html")]
 
 
 def _opened(facts: Told, purified: Path) -> tuple[Source, Source]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eclipse.data.picture import Pixels, middle
+from eclipse.data.pixels import around_gray
 from eclipse.errors import escaped
 from eclipse.report.page import enlarged, picture
 from eclipse.report.plots import ACCENT, HUES, MUTED, TEXT, plot
@@ -77,12 +78,7 @@ def _jpeg(image: Pixels) -> str:
 
 
 def _enlarged(before: Pixels, after: Pixels) -> Pixels:
-    return _around_gray(before.astype(np.float32) - after, _TIMES)
-
-
-def _around_gray(levels: NDArray[np.floating], times: float) -> Pixels:
-    shown: Pixels = np.clip(np.rint(128 + times * levels), 0, 255).astype(np.uint8)
-    return shown
+    return around_gray(before.astype(np.float32) - after, _TIMES)
 
 
 def _thumbnail(image: Pixels) -> Pixels:
@@ -112,7 +108,7 @@ def patterns(measured: Measured) -> tuple[tuple[Pattern, ...], float]:
     return tuple(
         Pattern(
             measured.name_of(label),
-            picture(_around_gray(mean, times)),
+            picture(around_gray(mean, times)),
             mean.shape[2] * shown,
             mean.shape[1] * shown,
         )
