@@ -18,7 +18,7 @@ LEVELS = (8.0, 12.0, 16.0, 20.0, 26.0, 32.0)
 """That are tried, in 8-bit levels; the last one is the strongest."""
 MARGIN = 0.06
 """By how much a reading may be above its floor: what linear readings of clean images are, and their error."""
-PIXELS = 3000 * 32 * 32
+PIXELS = 3_000 * 32 * 32
 """That are looked at in all."""
 
 

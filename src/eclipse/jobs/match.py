@@ -28,7 +28,7 @@ _SIZES, _TEXTURES, _GRIDS = 4.0, 1.35, 0.16
 
 
 @dataclass(frozen=True)
-class Look:
+class Quality:
     """What was measured of images.
 
     Attributes:
@@ -52,7 +52,7 @@ def mismatch(suspicious: Source, trusted: Source) -> str | None:
     if not ours or not theirs:
         return None
     side = min(SIDE, *(min(crop.shape[1:]) for _, crop in (*ours, *theirs)))
-    one, other = _look(theirs, side), _look(ours, side)
+    one, other = _quality(theirs, side), _quality(ours, side)
     found = list(_differences(one, other))
     if not found:
         return None
@@ -62,15 +62,15 @@ def mismatch(suspicious: Source, trusted: Source) -> str | None:
     )
 
 
-def _differences(trusted: Look, suspicious: Look) -> Iterator[str]:
+def _differences(trusted: Quality, suspicious: Quality) -> Iterator[str]:
     sides = trusted.side, suspicious.side
     if max(sides) >= _SIZES * min(sides):
         yield f"their shorter sides have {sides[0]:.0f} and {sides[1]:.0f} pixels"
     if _apart(trusted.texture, suspicious.texture) > math.log(_TEXTURES):
-        shares = (math.exp(look.texture.mean()) for look in (trusted, suspicious))
+        shares = (math.exp(quality.texture.mean()) for quality in (trusted, suspicious))
         yield "their fine detail has {:.2f} and {:.2f} of the power of the coarse".format(*shares)
     if _apart(trusted.grid, suspicious.grid) > _GRIDS:
-        steps = (1 + look.grid.mean() for look in (trusted, suspicious))
+        steps = (1 + quality.grid.mean() for quality in (trusted, suspicious))
         yield "steps at the borders of JPEG's blocks are {:.1f} and {:.1f} times those within".format(*steps)
 
 
@@ -93,9 +93,9 @@ def _crops(source: Source) -> list[tuple[int, Pixels]]:
     return found
 
 
-def _look(crops: Sequence[tuple[int, Pixels]], side: int) -> Look:
+def _quality(crops: Sequence[tuple[int, Pixels]], side: int) -> Quality:
     pieces = [gray(crop[:, :side, :side])[0].astype(np.float64) for _, crop in crops] if side >= _SMALLEST else []
-    return Look(
+    return Quality(
         float(np.median([shorter for shorter, _ in crops])),
         np.array([_texture(piece) for piece in pieces]),
         np.array([_grid(piece) for piece in pieces]),
